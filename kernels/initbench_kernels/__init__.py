@@ -1,0 +1,5 @@
+"""Kernels of initbench: a leaf package that needs torch alone (and triton where a kernel runs).
+
+It knows numbers, never the names of schemes: which standard deviation makes a Kaiming initialization is decided in
+``initbench_core.networks``, not here.
+"""

@@ -1,0 +1,60 @@
+"""Which implementation serves a call: the Triton kernels or eager PyTorch.
+
+One rule for every operator of the package. The caller's word comes first, then the environment variable
+``INITBENCH_BACKEND``, then the device: Triton for CUDA tensors, eager for all others. A backend that was named is
+never replaced in silence.
+"""
+
+import functools
+import importlib.util
+import os
+
+import torch
+
+BACKENDS = ("eager", "triton")
+
+
+@functools.cache
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
+def _interprets() -> bool:
+    """Whether Triton runs its kernels on the CPU (it reads the variable when it is imported)."""
+    return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "y", "yes")
+
+
+def _triton_obstacle(device: torch.device, unsupported: str | None) -> str | None:
+    """Why the Triton kernels cannot serve `device`, or None where they can."""
+    if not _has_triton():
+        return "triton is not installed"
+    if device.type == "cpu" and not _interprets():
+        return "its kernels need a CUDA tensor (or TRITON_INTERPRET=1, to interpret them on the CPU)"
+    if device.type not in ("cpu", "cuda"):
+        return f"its kernels do not run on {device.type!r} tensors"
+    return unsupported
+
+
+def resolve_backend(requested: str | None, device: torch.device, *, unsupported: str | None = None) -> str:
+    """Name the backend that serves a call.
+
+    Args:
+        requested: "triton", "eager", or None for `INITBENCH_BACKEND` and then the device's default.
+        device: device of the tensors.
+        unsupported: why the Triton kernels cannot take these very inputs (a dtype, say), or None where they can.
+
+    Returns:
+        "triton" or "eager".
+
+    Raises:
+        ValueError: the name is not a backend.
+        RuntimeError: the named backend cannot serve the call; the message says why.
+    """
+    name = requested or os.environ.get("INITBENCH_BACKEND") or None
+    if name is None:
+        return "triton" if device.type == "cuda" and _triton_obstacle(device, unsupported) is None else "eager"
+    if name not in BACKENDS:
+        raise ValueError(f"unknown backend {name!r}: choose from {', '.join(BACKENDS)}")
+    if name == "triton" and (obstacle := _triton_obstacle(device, unsupported)) is not None:
+        raise RuntimeError(f"backend 'triton' cannot serve this call: {obstacle}")
+    return name

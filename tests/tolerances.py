@@ -1,0 +1,1 @@
+"""Every tolerance of the test suite, each with its reason."""
