@@ -1,0 +1,8 @@
+"""The one exception that a user is meant to read."""
+
+
+class UserError(Exception):
+    """Something the user can put right: one line that says what is wrong and what to do.
+
+    The command line prints it without a traceback and exits with code 2.
+    """

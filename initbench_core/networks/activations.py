@@ -1,0 +1,38 @@
+"""The activations of the suite, one table: a name and a function."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+LEAKY_SLOPE = 0.01  # nn.LeakyReLU's default
+
+ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "linear": lambda z: z,
+    "relu": torch.relu,
+    "leaky_relu": lambda z: F.leaky_relu(z, LEAKY_SLOPE),
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "selu": torch.selu,
+    "elu": F.elu,
+    "gelu": F.gelu,
+    "silu": F.silu,
+}
+
+
+class Activation(nn.Module):
+    """An activation of the table as a layer."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+        self.function = ACTIVATIONS[name]
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        """Apply the activation elementwise; the shape and dtype of `z` stay."""
+        return self.function(z)
+
+    def extra_repr(self) -> str:
+        """Show the activation's name in the module's representation."""
+        return self.name
