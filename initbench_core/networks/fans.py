@@ -9,16 +9,10 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
-WEIGHT_LAYERS = (
-    nn.Linear,
-    nn.Conv1d,
-    nn.Conv2d,
-    nn.Conv3d,
-    nn.ConvTranspose1d,
-    nn.ConvTranspose2d,
-    nn.ConvTranspose3d,
-)
+# Every Conv1d..3d and ConvTranspose1d..3d is a _ConvNd.
+WEIGHT_LAYERS = (nn.Linear, _ConvNd)
 
 
 class Fans(NamedTuple):
@@ -47,7 +41,7 @@ def layer_fans(layer: nn.Module) -> Fans:
     """
     if isinstance(layer, nn.Linear):
         return Fans(layer.in_features, layer.out_features)
-    if isinstance(layer, WEIGHT_LAYERS):
+    if isinstance(layer, _ConvNd):
         receptive_field = math.prod(layer.kernel_size)
         return Fans(
             layer.in_channels // layer.groups * receptive_field, layer.out_channels // layer.groups * receptive_field

@@ -13,8 +13,6 @@ from torch import nn
 from initbench_core.networks import theory
 from initbench_core.networks.activations import ACTIVATIONS, LEAKY_SLOPE
 
-TORCH_GAINS = ("linear", "relu", "leaky_relu", "tanh", "sigmoid", "selu")
-
 
 def exact_gain(nonlinearity: str) -> float:
     """Return 1 / sqrt(E[phi(z)^2]), z ~ N(0, 1): keeps a unit second moment, forward, at unit scale."""
@@ -29,7 +27,8 @@ def gain(nonlinearity: str) -> float:
     """
     if nonlinearity not in ACTIVATIONS:
         raise ValueError(f"unknown nonlinearity {nonlinearity!r}: choose from {', '.join(ACTIVATIONS)}")
-    if nonlinearity in TORCH_GAINS:
-        parameter = LEAKY_SLOPE if nonlinearity == "leaky_relu" else None
-        return float(nn.init.calculate_gain(nonlinearity, parameter))
+    if nonlinearity == "leaky_relu":
+        return float(nn.init.calculate_gain("leaky_relu", LEAKY_SLOPE))
+    if nonlinearity in ("linear", "relu", "tanh", "sigmoid", "selu"):
+        return float(nn.init.calculate_gain(nonlinearity))  # type: ignore[arg-type]
     return exact_gain(nonlinearity)

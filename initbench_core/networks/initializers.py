@@ -61,7 +61,7 @@ SCHEMES: dict[str, Scheme] = {
     "kaiming_uniform_fan_out": Scheme("uniform", HE, scale=1.0, mode="fan_out", uses_gain=True),
     "truncated_normal": Scheme("truncated_normal", "torch.nn.init.trunc_normal_ at 2 std", default=1.0),
     "truncated_normal_corrected": Scheme(
-        "truncated_normal", "Keras and JAX truncated normal", default=1.0, corrected=True
+        "truncated_normal", "Keras, JAX: std after truncation", default=1.0, corrected=True
     ),
     "kaiming_truncated_normal": Scheme("truncated_normal", HE, scale=1.0, uses_gain=True, corrected=True),
     "orthogonal": Scheme("orthogonal", "Saxe et al. 2014, section 3", uses_gain=True),

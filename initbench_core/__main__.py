@@ -1,0 +1,6 @@
+"""`python -m initbench_core`: the command line without an installation."""
+
+from initbench_core.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""The command line: list, run, plot, report.
+
+torch and pandas are imported inside the commands, so that `--help` answers at once. What a user can put right ends in
+one line and exit code 2.
+"""
+
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from initbench_core.errors import UserError
+from initbench_core.experiments import Experiment, names
+
+# Older typers build on the package click, newer ones on a copy of their own; either way this is its base exception.
+ClickException: type[Exception] = next(b for b in typer.BadParameter.__mro__ if b.__name__ == "ClickException")
+
+app = typer.Typer(
+    help="Benchmarks of weight initialization and batch normalization in PyTorch.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+Out = Annotated[Path, typer.Option("--out", help="Folder for records, figures and the report.")]
+Names = Annotated[
+    list[str] | None, typer.Argument(metavar="[NAME]...", help="Experiments; all of them if none is named.")
+]
+
+
+@app.command("list")
+def list_command() -> None:
+    """List the experiments and what each one asks."""
+    for name in names():
+        typer.echo(f"{name:24} {Experiment(name).title}")
+
+
+@app.command()
+def run(
+    experiments: Names = None,
+    profile: Annotated[str, typer.Option(help="smoke (seconds), quick (minutes on 2 cores) or full.")] = "quick",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    seeds: Annotated[
+        int | None, typer.Option(min=1, max=1000, help="Repetitions per configuration.", show_default="by profile")
+    ] = None,
+    out: Out = Path("results"),
+    fresh: Annotated[bool, typer.Option("--fresh", help="Measure anew what is recorded already.")] = False,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder with torchvision's MNIST or CIFAR-10.")] = None,
+    download: Annotated[bool, typer.Option("--download", help="Fetch missing data sets into --data-dir.")] = False,
+    checkpoints: Annotated[
+        Path | None, typer.Option(help="Folder for checkpoints.", show_default="OUT/checkpoints")
+    ] = None,
+    tensorboard: Annotated[Path | None, typer.Option(help="Folder for TensorBoard event files of trainings.")] = None,
+) -> None:
+    """Run experiments, record every trial, draw the figures and write the report.
+
+    An interrupted run continues where it stopped when the same command is given again.
+    """
+    chosen = [Experiment(name) for name in experiments or names()]
+    from initbench_core.runner import run_experiments
+
+    run_experiments(
+        chosen,
+        profile=profile,
+        device=device,
+        seeds=seeds,
+        out=out,
+        fresh=fresh,
+        data_dir=data_dir,
+        download=download,
+        checkpoints=checkpoints,
+        tensorboard=tensorboard,
+    )
+
+
+@app.command()
+def plot(experiments: Names = None, out: Out = Path("results")) -> None:
+    """Draw the figures again from the records."""
+    chosen = [Experiment(name).name for name in experiments or names()]
+    from initbench_core.presentation.report import draw_figures
+    from initbench_core.records.folder import ResultsFolder
+
+    with ResultsFolder(out).existing() as folder:
+        for path in draw_figures(folder, chosen):
+            typer.echo(path)
+
+
+@app.command()
+def report(out: Out = Path("results")) -> None:
+    """Write the report, README.md, from the records and the figures."""
+    from initbench_core.presentation.report import write_report
+    from initbench_core.records.folder import ResultsFolder
+
+    with ResultsFolder(out).existing() as folder:
+        typer.echo(write_report(folder))
+
+
+class _Terminated(BaseException):
+    """The process was asked to end (SIGTERM), as a batch system does."""
+
+
+def _terminate(signum: int, frame: FrameType | None) -> None:
+    raise _Terminated
+
+
+def main() -> None:
+    """Run the command line and exit: 0 done, 2 the user can put it right, 130 interrupted, 143 terminated."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        app(standalone_mode=False)
+    except UserError as error:
+        sys.exit(_say(str(error), 2))
+    except ClickException as error:
+        # Without arguments the help has been printed already, and the message is empty.
+        sys.exit(_say(f"{error} (see initbench --help)", 2) if str(error) else 2)
+    except (KeyboardInterrupt, typer.Abort):
+        sys.exit(_say("interrupted: finished trials are recorded; the same command continues from there", 130))
+    except _Terminated:
+        sys.exit(_say("terminated: finished trials are recorded; the same command continues from there", 143))
+
+
+def _say(message: str, code: int) -> int:
+    print(f"initbench: {' '.join(message.split())}", file=sys.stderr)
+    return code

@@ -1,0 +1,198 @@
+"""Toy regression: too large, too small, normalized - and the cells between.
+
+Question: what do the scale of the initial weights and batch normalization each do to plain gradient descent?
+y = 3x + noise on 1,000 points, an MLP 1-128-128-128-1 with ReLU, full-batch SGD at a rate of 0.003.
+
+The notebook this grows from trained three networks: weights of std 10 (NaN at every print), std 0.01 (10.2456 to
+10.2452) and std 1 with BatchNorm (1.0121 to 0.9935), and concluded that normalization mends initialization. Its comparison is
+confounded: the normalized arm has another scale than the others. The `notebook` arms here repeat it with its seed and
+its order of random draws; the `factorial` arms fill in the cells it left out, with a held-out set, which it lacked.
+
+Expected: std 10 diverges at the second step, with BatchNorm too, for the last layer is not normalized. Std 0.01 stalls
+at the variance of y: it is the constant predictor. Xavier and Kaiming reach the least-squares level without BatchNorm.
+A training loss below that level is overfitting: the held-out loss does not follow.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from torch import nn
+
+from initbench_core.networks.initializers import initialize_layers_
+from initbench_core.networks.models import NORM_PLACES, mlp
+from initbench_core.presentation import plots
+from initbench_core.records.frame import per_trial, tidy
+from initbench_core.records.schema import Emission, Record, scalar
+from initbench_core.setting import Setting
+from initbench_core.training.data import Data, Split
+from initbench_core.training.evaluation import constant_loss
+from initbench_core.training.train import Recipe, train
+
+NOTEBOOK_SEED = 42
+# In the notebook's order of construction, which fixes the random draws of each.
+NOTEBOOK = {"large": ("normal(10)", "none"), "small": ("normal(0.01)", "none"), "batch_norm": ("normal(1)", "before")}
+INITS = ("normal(0.01)", "normal(0.1)", "normal(1)", "normal(10)", "xavier_normal", "kaiming_normal", "torch_default")
+TARGET = 1.05  # times the least-squares loss
+
+
+@dataclass(frozen=True)
+class Config:
+    """One training."""
+
+    arm: str  # an arm of NOTEBOOK, or "factorial"
+    init: str
+    norm: str  # BatchNorm: none, before or after the ReLU
+    steps: int
+    seed: int
+
+
+def grid(setting: Setting) -> Iterator[Config]:
+    """The notebook's three trainings, then every initializer with every place of the normalization."""
+    notebook_steps = setting.pick(smoke=40, quick=2000, full=2000)
+    for arm, (init, norm) in NOTEBOOK.items():
+        yield Config(arm, init, norm, notebook_steps, NOTEBOOK_SEED)
+    steps = setting.pick(smoke=20, quick=400, full=2000)
+    for seed in range(setting.seeds):
+        for init in INITS:
+            for norm in NORM_PLACES:
+                yield Config("factorial", init, norm, steps, seed)
+
+
+def line(samples: int, generator: torch.Generator | None = None) -> Split:
+    """Draw x and y = 3x + noise, each [samples, 1]."""
+    x = torch.randn(samples, 1, generator=generator)
+    return Split(x, 3 * x + torch.randn(samples, 1, generator=generator))
+
+
+def least_squares_loss(split: Split) -> float:
+    """Return the mean squared error of the best straight line through `split`."""
+    design = torch.cat([split.x, torch.ones_like(split.x)], dim=1).double()
+    target = split.y.double()
+    solution = torch.linalg.lstsq(design, target).solution
+    return float((design @ solution - target).square().mean())
+
+
+def _network(init: str, norm: str) -> nn.Module:
+    model = mlp(1, 128, 3, 1, norm=norm)
+    initialize_layers_(model, init)
+    return model
+
+
+def run(config: Config, setting: Setting) -> Iterator[Emission]:
+    """Train one network; the held-out points come from a generator of their own."""
+    torch.manual_seed(config.seed)
+    points = line(1000)
+    if config.arm == "factorial":
+        model = _network(config.init, config.norm)
+    else:
+        # All three are built, in order, as the notebook does: training itself draws nothing.
+        model = {arm: _network(*cell) for arm, cell in NOTEBOOK.items()}[config.arm]
+    held_out = line(1000, torch.Generator().manual_seed(10_000 + config.seed))
+    level = least_squares_loss(points)
+    yield scalar("least_squares_loss", "squared error", level)
+    yield scalar("constant_loss", "squared error", constant_loss(points.y))
+    recipe = Recipe(
+        epochs=config.steps,
+        lr=0.003,
+        target=TARGET * level,
+        target_metric="train_loss",
+        record_every=max(1, config.steps // 200),
+        evaluate_every=max(1, config.steps // 20),
+        after_divergence=1,
+    )
+    data = Data("line", points, held_out, held_out)
+    yield from train(model, data, recipe, seed=config.seed, setting=setting)
+
+
+def table(records: Sequence[Record]) -> pd.DataFrame:
+    """A row per cell: outcomes, losses (mean over seeds), first bad step."""
+    rows = []
+    for (arm, init, norm), cell in per_trial(records).groupby(["arm", "init", "norm"], sort=False):
+        rows.append(
+            {
+                "arm": arm,
+                "init": init,
+                "BatchNorm": norm,
+                "n": len(cell),
+                "outcomes": ", ".join(sorted(set(cell["outcome"]))),
+                "train loss": cell.get("final_train_loss", pd.Series(dtype=float)).mean(),
+                "held-out loss": cell.get("test_loss", pd.Series(dtype=float)).mean(),
+                "least squares": cell["least_squares_loss"].mean(),
+                "first bad step": cell["first_bad_step"].min(),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _cell(records: Sequence[Record], init: str, norm: str) -> pd.DataFrame:
+    frame = per_trial(records)
+    return frame[(frame["arm"] == "factorial") & (frame["init"] == init) & (frame["norm"] == norm)]
+
+
+def findings(records: Sequence[Record]) -> Iterator[str]:
+    """The notebook's lesson beside the cells that it left out."""
+    plain, large = _cell(records, "kaiming_normal", "none"), _cell(records, "normal(10)", "before")
+    yield (
+        f"Kaiming without BatchNorm ends at a held-out loss of {plain['test_loss'].mean():.3f} "
+        f"({(plain['outcome'] == 'trained').sum()} of {len(plain)} trained), and std 10 diverges with BatchNorm too "
+        f"({(large['outcome'] == 'diverged').sum()} of {len(large)}): scale and normalization are two questions."
+    )
+    small = _cell(records, "normal(0.01)", "none")
+    yield (
+        f"Std 0.01 without BatchNorm ends at {small['final_train_loss'].mean():.3f}, the constant predictor at "
+        f"{small['constant_loss'].mean():.3f}: only the last bias learns."
+    )
+    before, after = _cell(records, "kaiming_normal", "before"), _cell(records, "kaiming_normal", "after")
+    yield (
+        f"With BatchNorm Kaiming's training loss is {before['final_train_loss'].mean():.3f} (before the ReLU) and "
+        f"{after['final_train_loss'].mean():.3f} (after), the held-out loss {before['test_loss'].mean():.3f} and "
+        f"{after['test_loss'].mean():.3f}; a straight line has {before['least_squares_loss'].mean():.3f} in training."
+    )
+
+
+def figures(records: Sequence[Record]) -> Mapping[str, Figure]:
+    """The notebook's three curves, and the map of the factorial."""
+    return {"notebook": _draw_notebook(records), "factorial": _draw_factorial(records)}
+
+
+def _draw_notebook(records: Sequence[Record]) -> Figure:
+    frame = tidy([r for r in records if r.config["arm"] != "factorial"])
+    figure, axes = plots.panels(
+        1, 1, title="Too large diverges, too small stalls; BatchNorm at std 1 trains", height=3.8
+    )
+    names = {"large": "std 10", "small": "std 0.01", "batch_norm": "std 1 + BatchNorm"}
+    for color, (arm, trial) in zip(plots.CYCLE, frame.groupby("arm", sort=False), strict=False):
+        curve = trial[trial["metric"] == "train_loss"]
+        if trial["outcome"].iloc[0] == "diverged":
+            step = int(trial["first_bad_step"].iloc[0])
+            plots.mark_diverged(axes, step, f"{names[str(arm)]}: {curve['value'].iloc[0]:.1e}, then inf at step {step}")
+        else:
+            axes.plot(curve["step"], curve["value"], label=names[str(arm)], color=color)
+    levels = frame[frame["metric"].isin(["least_squares_loss", "constant_loss"])].groupby("metric")["value"].first()
+    plots.level(axes, levels["constant_loss"], "constant predictor")
+    plots.level(axes, levels["least_squares_loss"], "least squares")
+    axes.set(xscale="log", yscale="log", ylim=(0.8, 30))
+    plots.label(axes, x="step", y="training loss (squared error)")
+    axes.legend(loc="center left")
+    return figure
+
+
+def _draw_factorial(records: Sequence[Record]) -> Figure:
+    frame = per_trial(records)
+    frame = frame[frame["arm"] == "factorial"]
+    n = frame["seed"].nunique()
+    figure, axes = plots.panels(
+        1, 1, title=f"Scale decides; BatchNorm helps where the last layer lets it ({n} seeds a cell)", height=4.2
+    )
+    cells = {(i, p): list(_cell(records, i, p)["outcome"]) for i in INITS for p in NORM_PLACES}
+    text = {}
+    for init, norm in cells:
+        losses = _cell(records, init, norm).get("test_loss", pd.Series(dtype=float)).dropna()
+        text[init, norm] = f"{losses.mean():.3f}" if len(losses) else "no finite loss"
+    plots.outcome_map(axes, cells, INITS, NORM_PLACES, text)
+    plots.label(axes, x="place of BatchNorm (in the cell: mean held-out loss)", y="initial weights")
+    plots.outcome_legend(axes, frame["outcome"])
+    return figure

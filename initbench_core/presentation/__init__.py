@@ -1,0 +1,1 @@
+"""Presentation: figures, progress and the report. matplotlib is imported here only."""

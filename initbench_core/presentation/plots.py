@@ -1,0 +1,188 @@
+"""The suite's drawing: one style, and the few things that every figure draws the same way."""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from cycler import cycler
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from scipy import stats
+
+# matplotlib's petroff10: ten colours told apart with every common colour vision (Petroff 2021).
+CYCLE = ["#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd"]
+INK = "#333333"
+
+# How an outcome looks, in every figure: fill colour, marker.
+OUTCOME_STYLE: dict[Any, Any] = {
+    "trained": ("#3f90da", "o"),
+    "slow": ("#92dadd", "^"),
+    "stalled": ("#b9ac70", "s"),
+    "diverged": ("#bd1f01", "X"),
+}
+
+STYLE: dict[Any, Any] = {
+    "axes.prop_cycle": cycler(color=CYCLE),
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 11,
+    "axes.titlelocation": "left",
+    "axes.labelsize": 10,
+    "figure.titlesize": 13,
+    "figure.constrained_layout.use": True,
+    "font.size": 10,
+    "grid.color": "#e6e6e6",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "lines.linewidth": 1.8,
+    "savefig.dpi": 130,
+}
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Apply the suite's style to figures made inside."""
+    with mpl.rc_context(STYLE):
+        yield
+
+
+def panels(
+    rows: int, columns: int, *, title: str, width: float = 9.0, height: float = 3.6, **options: Any
+) -> tuple[Figure, Any]:
+    """Make a titled figure of `rows` x `columns` axes; width in inches, height in inches per row."""
+    figure = Figure(figsize=(width, height * rows + 0.3))
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, columns, **options)
+    figure.suptitle(title, x=0.01, ha="left", weight="bold")
+    return figure, axes
+
+
+def label(axes: Axes, *, x: str, y: str, title: str = "") -> None:
+    """Name the axes, with their units, and the panel."""
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    if title:
+        axes.set_title(title)
+
+
+def interval(values: Sequence[float] | np.ndarray, *, log: bool = False) -> tuple[float, float, float]:
+    """Return mean and 95% Student interval (center, low, high) of repetitions; geometric with `log`.
+
+    A single value has no interval: low and high are nan.
+    """
+    numbers = np.asarray(values, dtype=float)
+    if log:
+        numbers = np.log(numbers[numbers > 0])
+    numbers = numbers[np.isfinite(numbers)]
+    if not len(numbers):
+        return math.nan, math.nan, math.nan
+    center = numbers.mean()
+    half = math.nan
+    if len(numbers) > 1:
+        half = float(stats.t.ppf(0.975, len(numbers) - 1) * numbers.std(ddof=1) / math.sqrt(len(numbers)))
+    ends = (center, center - half, center + half)
+    return tuple(float(np.exp(e)) for e in ends) if log else tuple(float(e) for e in ends)  # type: ignore[return-value]
+
+
+def band(axes: Axes, frame: pd.DataFrame, x: str, *, name: str, log: bool = False, **line: Any) -> None:
+    """Draw mean and 95% interval over repetitions of `frame`'s "value" along column `x`."""
+    rows = [(at, *interval(group["value"].to_numpy(), log=log)) for at, group in frame.groupby(x)]
+    at, center, low, high = (np.array(column) for column in zip(*rows, strict=True))
+    (drawn,) = axes.plot(at, center, label=name, **line)
+    axes.fill_between(at, low, high, color=drawn.get_color(), alpha=0.2, linewidth=0)
+
+
+def theory(
+    axes: Axes, x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray, name: str = "theory", **line: Any
+) -> None:
+    """Draw a prediction: always dashed."""
+    axes.plot(x, y, **{"color": INK, "linestyle": (0, (4, 2)), "linewidth": 1.2, "zorder": 3, "label": name, **line})
+
+
+def level(axes: Axes, y: float, name: str) -> None:
+    """Draw a reference level as a dashed line with its name at the right end."""
+    axes.axhline(y, color=INK, linestyle=(0, (4, 2)), linewidth=1.0, zorder=1.5)
+    axes.annotate(
+        name, (1.0, y), xycoords=("axes fraction", "data"), xytext=(-2, 3), textcoords="offset points",
+        ha="right", va="bottom", fontsize=8, color=INK,
+    )  # fmt: skip
+
+
+def mark_outcomes(axes: Axes, x: Iterable[float], outcomes: Iterable[str], y: Iterable[float]) -> None:
+    """Draw one marker a trial in its outcome's colour and shape; a diverged one stands at the upper edge."""
+    for at, outcome, value in zip(x, outcomes, y, strict=True):
+        color, marker = OUTCOME_STYLE[outcome]
+        if outcome == "diverged":
+            axes.plot(
+                [at],
+                [1.0],
+                transform=axes.get_xaxis_transform(),
+                clip_on=False,
+                color=color,
+                marker=marker,
+                ms=8,
+                ls="",
+            )
+        else:
+            axes.plot([at], [value], color=color, marker=marker, ms=6, ls="", alpha=0.8)
+
+
+def mark_diverged(axes: Axes, x: float, text: str) -> None:
+    """Mark a divergence at the upper edge of the axes, where its values would be, with a word beside it."""
+    color, marker = OUTCOME_STYLE["diverged"]
+    axes.plot([x], [1.0], transform=axes.get_xaxis_transform(), clip_on=False, color=color, marker=marker, ms=9, ls="")
+    axes.annotate(
+        text, (x, 1.0), xycoords=axes.get_xaxis_transform(), xytext=(8, -1), textcoords="offset points",
+        va="top", fontsize=9, color=color,
+    )  # fmt: skip
+
+
+def outcome_legend(axes: Axes, shown: Iterable[str]) -> None:
+    """Explain the outcomes that appear, beside the axes."""
+    present = set(shown)
+    for name, (color, marker) in OUTCOME_STYLE.items():
+        if name in present:
+            axes.plot([], [], color=color, marker=marker, ls="", ms=8, label=name)
+    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+
+
+def outcome_map(
+    axes: Axes,
+    cells: Mapping[tuple[str, str], Sequence[str]],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    text: Mapping[tuple[str, str], str],
+) -> None:
+    """Draw a grid of cells, each split among the outcomes of its repetitions, with a line of text.
+
+    Args:
+        axes: where to draw.
+        cells: outcomes of the repetitions by (row, column).
+        rows: row names from top to bottom.
+        columns: column names from left to right.
+        text: what to write into a cell.
+    """
+    for i, row in enumerate(rows):
+        for j, column in enumerate(columns):
+            outcomes = cells[row, column]
+            left = float(j)
+            for name, (color, _) in OUTCOME_STYLE.items():
+                share = list(outcomes).count(name) / len(outcomes)
+                axes.add_patch(Rectangle((left, i), share * 0.96, 0.92, color=color, alpha=0.85, lw=0))
+                left += share * 0.96
+            axes.text(j + 0.48, i + 0.46, text[row, column], ha="center", va="center", fontsize=9, color="black")
+    axes.set(xlim=(0, len(columns)), ylim=(len(rows), 0))
+    axes.set_xticks([j + 0.48 for j in range(len(columns))], columns)
+    axes.set_yticks([i + 0.46 for i in range(len(rows))], rows)
+    axes.tick_params(length=0)
+    axes.grid(False)
+    for spine in axes.spines.values():
+        spine.set_visible(False)

@@ -1,0 +1,80 @@
+"""Progress of a run: a bar on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+
+PLAIN_INTERVAL = 15.0  # seconds between plain lines
+
+
+class Progress:
+    """Tells which experiment runs, which trial, and how long it will take."""
+
+    def __init__(self, experiments: int, console: Console | None = None) -> None:
+        self.experiments = experiments
+        self.console = console or Console(file=sys.stdout, highlight=False, soft_wrap=True)
+        self.position = 0
+        self.name = ""
+        self.trials = 0
+        self.finished = 0
+        self.started = self.told = 0.0
+        self.bars = Bars(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("trial"),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+
+    def __enter__(self) -> "Progress":
+        self.bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bars.stop()
+
+    def start(self, name: str, trials: int) -> None:
+        """Begin an experiment of so many trials."""
+        self.position += 1
+        self.name, self.trials, self.finished = name, trials, 0
+        self.started = self.told = time.monotonic()
+        self.task = self.bars.add_task(f"[{self.position}/{self.experiments}] {name}", total=trials)
+        if not self.console.is_terminal:
+            self.console.print(f"[{self.position}/{self.experiments}] {name}: {trials} trials", markup=False)
+
+    def at_trial(self, finished: int) -> None:
+        """Note how many trials are finished."""
+        self.finished = finished
+        self.within_trial(0.0)
+
+    def within_trial(self, fraction: float) -> None:
+        """Note the finished fraction of the current trial."""
+        done = self.finished + fraction
+        self.bars.update(self.task, completed=int(done) if done == int(done) else round(done, 2))
+        now = time.monotonic()
+        if self.console.is_terminal or now - self.told < PLAIN_INTERVAL or not done:
+            return
+        self.told = now
+        left = (now - self.started) / done * (self.trials - done)
+        self.console.print(f"  trial {self.finished + 1} of {self.trials}, about {left:.0f} s left", markup=False)
+
+    def finish(self, warnings: Sequence[str], figures: Sequence[Path]) -> None:
+        """End the experiment; say what to know of it and where its figures are."""
+        self.bars.remove_task(self.task)
+        for warning in warnings:
+            self.console.print(f"  warning: {warning}", markup=False)
+        seconds = time.monotonic() - self.started
+        where = ", ".join(str(path) for path in figures)
+        self.console.print(f"  {self.name} took {seconds:.0f} s: {where}", markup=False)

@@ -1,0 +1,107 @@
+"""From records to figures and to the report."""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+
+from initbench_core.errors import UserError
+from initbench_core.experiments import Experiment
+from initbench_core.presentation.plots import style
+from initbench_core.records.files import describe, replace_file
+from initbench_core.records.folder import ResultsFolder, RunName
+from initbench_core.records.schema import Record
+from initbench_core.records.store import read
+from initbench_core.training.outcome import OUTCOMES
+
+
+def _records(folder: ResultsFolder, run: RunName) -> Sequence[Record]:
+    records = read(folder.records(run)).records
+    if not records:
+        raise UserError(f"{folder.records(run)} holds no whole record: delete it, or run {run.experiment} again")
+    return records
+
+
+def draw_figures(folder: ResultsFolder, experiments: Iterable[str]) -> list[Path]:
+    """Draw every recorded run of `experiments`; return the files."""
+    wanted = set(experiments)
+    paths = []
+    for run in folder.recorded():
+        if run.experiment not in wanted:
+            continue
+        with style():
+            for name, figure in Experiment(run.experiment).figures(_records(folder, run)).items():
+                path = folder.figures / f"{run.experiment}-{name}-{run.profile}-{run.device}.png"
+                try:
+                    figure.savefig(path)
+                except OSError as error:
+                    raise describe(error, path) from error
+                paths.append(path)
+    return paths
+
+
+def write_report(folder: ResultsFolder) -> Path:
+    """Write `README.md`: a table of all results, then each experiment with findings, figures and table."""
+    template = jinja2.Environment(trim_blocks=False, autoescape=False).from_string(
+        Path(__file__).with_name("report.md.j2").read_text()
+    )
+    sections = [_section(folder, run) for run in folder.recorded()]
+    path = folder.path / "README.md"
+    replace_file(path, (template.render(sections=sections).rstrip() + "\n").encode())
+    return path
+
+
+def _section(folder: ResultsFolder, run: RunName) -> dict[str, Any]:
+    records = _records(folder, run)
+    experiment = Experiment(run.experiment)
+    heading = f"{run.experiment} ({run.profile}, {run.device})"
+    counts = Counter(record.outcome.name for record in records if record.outcome)
+    return {
+        "run": run,
+        "name": run.experiment,
+        "heading": heading,
+        "anchor": "".join(c for c in heading.lower().replace(" ", "-") if c.isalnum() or c in "-_"),
+        "title": experiment.title,
+        "question": experiment.question,
+        "trials": len(records),
+        "outcomes": ", ".join(f"{counts[name]} {name}" for name in OUTCOMES if counts[name]) or "-",
+        "findings": experiment.findings(records),
+        "figures": sorted(p.name for p in folder.figures.glob(f"{run.experiment}-*-{run.profile}-{run.device}.png")),
+        "table": markdown(experiment.table(records)),
+        "environment": _environment(folder, run, records),
+    }
+
+
+def _environment(folder: ResultsFolder, run: RunName, records: Sequence[Record]) -> str:
+    manifest = folder.manifest(run)
+    environment = manifest.get("environment")
+    seconds = sum(record.seconds for record in records)
+    if not environment:
+        return f"{len(records)} trials, {seconds:.0f} s; no manifest"
+    packages = ", ".join(
+        f"{p} {environment['packages'].get(p)}" for p in ("torch", "triton") if p in environment["packages"]
+    )
+    state = "" if manifest.get("finished") else "; unfinished"
+    return (
+        f"{len(records)} trials in {seconds:.0f} s on {environment['device_name']}, {environment['threads']} threads; "
+        f"{packages}, Python {environment['python']}{state}"
+    )
+
+
+def markdown(frame: pd.DataFrame) -> str:
+    """Return a data frame as a Markdown table; numbers with four digits, missing ones as a dash."""
+    lines = [list(map(str, frame.columns)), ["---"] * len(frame.columns)]
+    lines += [[_cell(value) for value in row] for row in frame.itertuples(index=False)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _cell(value: object) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value)

@@ -1,0 +1,143 @@
+"""A results folder: where things lie, who may write, and whose records they are."""
+
+import json
+import os
+import platform
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from filelock import FileLock, Timeout
+
+from initbench_core.errors import UserError
+from initbench_core.records.files import describe, replace_file
+
+
+class RunName(NamedTuple):
+    """What a file of records is of: `toy_regression-quick-cpu.jsonl`."""
+
+    experiment: str
+    profile: str
+    device: str
+
+    @classmethod
+    def of(cls, path: Path) -> "RunName":
+        """Read the name back from a file; the device's own name may have dashes.
+
+        Raises:
+            UserError: a .jsonl file that is not named so.
+        """
+        parts = path.stem.split("-", 2)
+        if len(parts) != 3:
+            raise UserError(f"{path} is not a file of records: expected EXPERIMENT-PROFILE-DEVICE.jsonl; move it away")
+        return cls(*parts)
+
+    def __str__(self) -> str:
+        return "-".join(self)
+
+
+@dataclass(frozen=True)
+class ResultsFolder:
+    """`runs/*.jsonl` with manifests, `figures/*.png`, `README.md`; the first is the source of the others."""
+
+    path: Path
+
+    @property
+    def runs(self) -> Path:
+        """Folder of the records."""
+        return self.path / "runs"
+
+    @property
+    def figures(self) -> Path:
+        """Folder of the figures."""
+        return self.path / "figures"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints of unfinished trials."""
+        return self.path / "checkpoints"
+
+    def records(self, run: RunName) -> Path:
+        """Return the file of records of `run`."""
+        return self.runs / f"{run}.jsonl"
+
+    def recorded(self) -> list[RunName]:
+        """Return what has been recorded, sorted."""
+        return sorted(RunName.of(path) for path in self.runs.glob("*.jsonl"))
+
+    def prepare(self) -> None:
+        """Make the folders and check that they can be written, before anything is measured.
+
+        Raises:
+            UserError: they cannot.
+        """
+        try:
+            for folder in (self.path, self.runs, self.figures):
+                folder.mkdir(parents=True, exist_ok=True)
+            probe = self.runs / f".probe.{os.getpid()}"
+            probe.write_bytes(b"x")
+            probe.unlink()
+        except OSError as error:
+            raise describe(error, Path(error.filename or self.path)) from error
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the folder as its only writer.
+
+        The operating system releases the lock of a process that died, however it died.
+
+        Raises:
+            UserError: another process holds it; the message names it.
+        """
+        owner = self.path / ".owner"
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            who = owner.read_text().strip() if owner.exists() else "another process"
+            raise UserError(
+                f"{self.path} is being written by {who}: wait for it, or choose another folder with --out"
+            ) from None
+        try:
+            owner.write_text(f"process {os.getpid()} on {platform.node()}\n")
+            yield
+        finally:
+            owner.unlink(missing_ok=True)
+            lock.release()
+
+    @contextmanager
+    def existing(self) -> Iterator["ResultsFolder"]:
+        """Hold a folder that has records, to derive something from them.
+
+        Raises:
+            UserError: it has none, cannot be written, or is being written.
+        """
+        if not self.recorded():
+            raise UserError(f"no records in {self.runs}: run `initbench run` first, or name the folder with --out")
+        self.prepare()
+        with self.lock():
+            yield self
+
+    def token(self) -> str:
+        """Return a random name of this very folder, made at first use and not under version control.
+
+        Records that came with a clone were measured elsewhere; without the token they would count as done here.
+        """
+        path = self.path / ".token"
+        if not path.exists():
+            replace_file(path, f"{uuid.uuid4().hex}\n".encode())
+        return path.read_text().strip()
+
+    def manifest(self, run: RunName) -> dict[str, Any]:
+        """Return the manifest of `run`, empty where there is none."""
+        path = self.records(run).with_suffix(".manifest.json")
+        try:
+            body: dict[str, Any] = json.loads(path.read_text())
+        except FileNotFoundError:
+            return {}
+        except ValueError as error:
+            raise UserError(f"{path} is damaged ({error}): delete it, or measure again with --fresh") from error
+        return body

@@ -1,0 +1,137 @@
+"""One file of records: read with damage set apart, appended to, continued."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from initbench_core.errors import UserError
+from initbench_core.records.files import append_line, replace_file, write_json
+from initbench_core.records.schema import SCHEMA, Record, Scalar, from_line, to_line, trial_key
+
+
+@dataclass
+class Content:
+    """What a file of records holds.
+
+    Attributes:
+        records: the whole ones, the last of each trial, in file order.
+        damaged: (line number, text) of lines that are no records.
+        torn: whether the last line lacks its end, as after a crash in the middle of a write.
+    """
+
+    records: list[Record] = field(default_factory=list)
+    damaged: list[tuple[int, str]] = field(default_factory=list)
+    torn: bool = False
+
+
+def read(path: Path) -> Content:
+    """Read a file of records; a missing file is an empty one.
+
+    Raises:
+        UserError: the file cannot be read, or was written with another schema version.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8", errors="replace")
+    except FileNotFoundError:
+        return Content()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    content = Content()
+    latest: dict[str, Record] = {}
+    lines = text.splitlines(keepends=True)
+    for number, line in enumerate(lines, start=1):
+        if not line.endswith("\n"):
+            content.torn = True
+            content.damaged.append((number, line))
+            continue
+        try:
+            record = from_line(line)
+        except ValueError:
+            content.damaged.append((number, line))
+        except UserError as error:
+            raise UserError(f"{path}:{number}: {error}") from None
+        else:
+            latest[record.key] = record
+    content.records = list(latest.values())
+    return content
+
+
+class RecordFile:
+    """The records of one experiment in one profile on one device, open for one writer.
+
+    Records made by another environment or other code do not count as done. They stay where they are until the first
+    new record is ready; then the old file and its manifest move to `older/`, so nothing is lost and a file never mixes
+    two environments.
+    """
+
+    def __init__(self, path: Path, identity: str, manifest: Mapping[str, Any], *, fresh: bool = False) -> None:
+        """Open `path`; set damaged lines apart.
+
+        Args:
+            path: the .jsonl file.
+            identity: fingerprint of the environment and code that will write.
+            manifest: how the records come about; written beside the file at the first record.
+            fresh: count nothing as done.
+        """
+        self.path = path
+        self.identity = identity
+        self.manifest = dict(manifest)
+        self.warnings: list[str] = []
+        content = self._repair(read(path))
+        self._mine = [r for r in content.records if r.identity == identity and not fresh]
+        self._foreign = len(self._mine) < len(content.records)
+        self._done = {record.key for record in self._mine}
+        self._started = bool(self._mine) and not self._foreign
+
+    @property
+    def manifest_path(self) -> Path:
+        """Where the manifest stands: beside the records."""
+        return self.path.with_suffix(".manifest.json")
+
+    def is_done(self, experiment: str, config: Mapping[str, Scalar]) -> bool:
+        """Tell whether this environment and code have recorded the trial already."""
+        return trial_key(experiment, config) in self._done
+
+    def append(self, record: Record) -> None:
+        """Add one trial, durably."""
+        if not self._started:
+            self._start()
+        append_line(self.path, to_line(record))
+        self._done.add(record.key)
+
+    def finish(self, trials: int) -> None:
+        """Note in the manifest that all `trials` planned are recorded."""
+        if self._started:
+            write_json(self.manifest_path, {"schema": SCHEMA, **self.manifest, "trials": trials, "finished": True})
+
+    def _start(self) -> None:
+        """Move what another environment recorded out of the way and begin with the manifest."""
+        if self._foreign:
+            self._set_aside()
+        write_json(self.manifest_path, {"schema": SCHEMA, **self.manifest, "finished": False})
+        self._started = True
+
+    def _set_aside(self) -> None:
+        older = self.path.parent / "older"
+        older.mkdir(exist_ok=True)
+        stamp = time.strftime("%Y%m%dT%H%M%S")
+        for file in (self.path, self.manifest_path):
+            if file.exists():
+                file.rename(older / f"{stamp}-{file.name}")
+        self.warnings.append(f"earlier records of other code or another environment are now in {older}")
+        for record in self._mine:
+            append_line(self.path, to_line(record))
+
+    def _repair(self, content: Content) -> Content:
+        """Set damaged lines apart in a file beside, and rewrite the records without them."""
+        if not content.damaged:
+            return content
+        apart = self.path.with_suffix(".damaged")
+        for number, text in content.damaged:
+            append_line(apart, f"line {number}: {text.rstrip()}\n")
+            kind = "an unfinished last line" if not text.endswith("\n") else "a damaged line"
+            self.warnings.append(f"{self.path}:{number}: {kind}, kept in {apart.name}; its trial runs again")
+        replace_file(self.path, "".join(to_line(record) for record in content.records).encode())
+        return Content(content.records)

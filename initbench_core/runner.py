@@ -1,0 +1,92 @@
+"""The main job: run experiments into a results folder, draw them, report them."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from initbench_core import environment
+from initbench_core.errors import UserError
+from initbench_core.experiments import Experiment
+from initbench_core.presentation.progress import Progress
+from initbench_core.presentation.report import draw_figures, write_report
+from initbench_core.records.folder import ResultsFolder, RunName
+from initbench_core.records.store import RecordFile
+from initbench_core.setting import PROFILES, SEEDS, Setting
+from initbench_core.training.data import DataSource
+from initbench_core.training.sweep import sweep
+
+
+def run_experiments(
+    experiments: Sequence[Experiment],
+    *,
+    profile: str,
+    device: str,
+    seeds: int | None,
+    out: Path,
+    fresh: bool = False,
+    data_dir: Path | None = None,
+    download: bool = False,
+    checkpoints: Path | None = None,
+    tensorboard: Path | None = None,
+) -> None:
+    """Run `experiments` and leave records, figures and the report in `out`; arguments as the command line's.
+
+    Raises:
+        UserError: an argument that cannot be met, before anything is measured or changed.
+    """
+    _check(profile, device, data_dir, download)
+    _be_deterministic()
+    device = environment.choose_device(device)
+    folder = ResultsFolder(out)
+    folder.prepare()
+    with folder.lock(), Progress(len(experiments)) as progress:
+        setting = Setting(
+            profile=profile,
+            seeds=seeds or SEEDS[profile],
+            device=device,
+            data=DataSource(data_dir, download),
+            strict_checkpoints=checkpoints is not None,
+            tensorboard=tensorboard,
+            progress=progress.within_trial,
+        )
+        described = environment.describe(device)
+        for experiment in experiments:
+            configs = experiment.grid(setting)
+            name = RunName(experiment.name, profile, environment.device_slug(device))
+            records = RecordFile(
+                folder.records(name),
+                environment.identity(described, experiment.source, folder.token()),
+                {"profile": profile, "seeds": setting.seeds, "environment": described},
+                fresh=fresh,
+            )
+            progress.start(experiment.name, len(configs))
+            sweep(
+                experiment,
+                configs,
+                setting,
+                records,
+                checkpoints=checkpoints or folder.checkpoints,
+                on_trial=progress.at_trial,
+            )
+            progress.finish(records.warnings, draw_figures(folder, [experiment.name]))
+        report = write_report(folder)
+    print(f"Records: {folder.runs}/*.jsonl\nFigures: {folder.figures}/*.png\nReport:  {report}")
+
+
+def _check(profile: str, device: str, data_dir: Path | None, download: bool) -> None:
+    if profile not in PROFILES:
+        raise UserError(f"no profile {profile!r}: choose from {', '.join(PROFILES)}")
+    if device not in ("auto", "cpu", "cuda"):
+        raise UserError(f"no device {device!r}: choose from auto, cpu, cuda")
+    if download and data_dir is None:
+        raise UserError("--download needs --data-dir, the folder to fetch data sets into")
+    if data_dir is not None and not download and not data_dir.is_dir():
+        raise UserError(f"--data-dir {data_dir} is no folder: name the one with the data sets, or add --download")
+
+
+def _be_deterministic() -> None:
+    """Ask torch for the same numbers every time; an operator that cannot comply warns once and goes on."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with it
+    import torch
+
+    torch.use_deterministic_algorithms(True, warn_only=True)

@@ -1,0 +1,57 @@
+"""Checkpoints: written whole or not at all, checked against a sha256 beside them, loaded without running code.
+
+torch reads a file with one flipped byte without complaint and with wrong weights; the digest catches that.
+"""
+
+import hashlib
+import io
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from initbench_core.errors import UserError
+from initbench_core.records.files import replace_file
+
+
+def _digest_path(path: Path) -> Path:
+    return path.with_name(path.name + ".sha256")
+
+
+def save(path: Path, state: dict[str, Any]) -> None:
+    """Write `state` (tensors and plain values) to `path`, with its digest beside it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    content = buffer.getvalue()
+    # The digest goes first: a crash between the two leaves a pair that does not fit, never a bad file that does.
+    replace_file(_digest_path(path), f"{hashlib.sha256(content).hexdigest()}\n".encode())
+    replace_file(path, content)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read a checkpoint back on the CPU.
+
+    Raises:
+        UserError: it is missing, damaged (the digest does not fit), or holds more than tensors and plain values.
+    """
+    advice = "delete it to start this training anew"
+    try:
+        content = path.read_bytes()
+        digest = _digest_path(path).read_text().strip()
+    except OSError as error:
+        raise UserError(f"cannot read checkpoint {path} and its .sha256 ({error.strerror}): {advice}") from error
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise UserError(f"checkpoint {path} is damaged (its sha256 does not fit): {advice}")
+    try:
+        state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise UserError(f"checkpoint {path} holds more than weights and was not loaded: {advice}") from error
+    return state
+
+
+def delete(path: Path) -> None:
+    """Remove a checkpoint and its digest, if they exist."""
+    path.unlink(missing_ok=True)
+    _digest_path(path).unlink(missing_ok=True)

