@@ -4,7 +4,7 @@ Question: what do the scale of the initial weights and batch normalization each 
 y = 3x + noise on 1,000 points, an MLP 1-128-128-128-1 with ReLU, full-batch SGD at a rate of 0.003.
 
 The notebook this grows from trained three networks: weights of std 10 (NaN at every print), std 0.01 (10.2456 to
-10.2452) and std 1 with BatchNorm (1.0121 to 0.9935), and concluded that normalization mends initialization. Its comparison is
+10.2452) and std 1 with BatchNorm (1.0121 to 0.9935), and concluded that normalization mends initialization. That is
 confounded: the normalized arm has another scale than the others. The `notebook` arms here repeat it with its seed and
 its order of random draws; the `factorial` arms fill in the cells it left out, with a held-out set, which it lacked.
 
@@ -54,7 +54,7 @@ def grid(setting: Setting) -> Iterator[Config]:
     notebook_steps = setting.pick(smoke=40, quick=2000, full=2000)
     for arm, (init, norm) in NOTEBOOK.items():
         yield Config(arm, init, norm, notebook_steps, NOTEBOOK_SEED)
-    steps = setting.pick(smoke=20, quick=400, full=2000)
+    steps = setting.pick(smoke=20, quick=300, full=2000)
     for seed in range(setting.seeds):
         for init in INITS:
             for norm in NORM_PLACES:

@@ -40,6 +40,7 @@ class Recipe:
         early_stopping: epochs without a better validation loss before training stops and the best weights return.
         target: training succeeded when `target_metric` gets there; None sets no target.
         target_metric: "train_loss", "validation_loss" (at most the target) or "validation_accuracy" (at least).
+        stop_at_target: whether training ends when the target is reached.
         record_every: steps between recorded training losses.
         evaluate_every: epochs between evaluations on the validation split.
         after_divergence: steps still taken after the first bad one, to show what follows.
@@ -58,6 +59,7 @@ class Recipe:
     early_stopping: int | None = None
     target: float | None = None
     target_metric: str = "validation_loss"
+    stop_at_target: bool = False
     record_every: int = 1
     evaluate_every: int = 1
     after_divergence: int = 0
@@ -134,7 +136,8 @@ class _Training:
         yield from self._results()
 
     def _must_stop(self) -> bool:
-        return self.history.stopped_early or self._has_diverged()
+        done = self.recipe.stop_at_target and self.history.steps_to_target is not None
+        return done or self.history.stopped_early or self._has_diverged()
 
     def _has_diverged(self) -> bool:
         """Tell whether the first bad step, and those to be shown after it, are past."""

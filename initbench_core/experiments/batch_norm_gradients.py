@@ -1,0 +1,219 @@
+"""Gradients with and without BatchNorm: at initialization, and after some training.
+
+Question: what does batch normalization do to the gradients of a deep network, with the same weights?
+
+The notebooks this grows from promise "the gradient distribution with and without BatchNorm for the same parameters" and
+lost the figure; they state that BatchNorm "helps against unstable gradients" and that ELU's output is "around zero".
+Their module called `self.bc1` for `self.bn1` and returned nothing. Both claims are measured here: `growth` sends a
+random gradient back through wide networks at initialization, `training` looks at one network on digits at its start and
+after 200 steps, with and without BatchNorm from the same weights.
+
+Expected: at initialization BatchNorm makes gradients grow toward the input by rho = E[phi'^2] / Var[phi] per layer in
+the second moment, whatever the scale of the weights: 1.467 for ReLU, a factor of 14,000 in norm over 50 layers. Without
+BatchNorm and with the right gain the factor is about 1. So the claim is false at the start of training; what BatchNorm
+gives is independence of the weights' scale. ELU's mean is nearer zero than ReLU's (0.16 against 0.40), but not zero.
+Source: Yang et al. 2019, "A Mean Field Theory of Batch Normalization"; the general law: `networks.theory`.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from torch import nn
+
+from initbench_core.networks import theory
+from initbench_core.networks.activations import Activation
+from initbench_core.networks.gains import exact_gain
+from initbench_core.networks.initializers import initialize_layers_
+from initbench_core.networks.models import mlp
+from initbench_core.presentation import plots
+from initbench_core.records.frame import tidy
+from initbench_core.records.schema import Emission, Measurement, Record
+from initbench_core.setting import Setting
+from initbench_core.training.evaluation import loss_of
+from initbench_core.training.metrics import METRICS
+from initbench_core.training.probing import layer_signals
+from initbench_core.training.train import Recipe, train
+
+GROWTH_ACTIVATIONS = ("relu", "leaky_relu", "gelu", "silu", "tanh", "elu", "selu", "sigmoid")
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+@dataclass(frozen=True)
+class Config:
+    """One network."""
+
+    part: str  # "growth" (random data and gradient) or "training" (digits)
+    activation: str
+    norm: str
+    depth: int
+    width: int
+    batch: int
+    steps: int  # of training before the look
+    seed: int
+
+
+def grid(setting: Setting) -> Iterator[Config]:
+    """Growth for eight activations, with BatchNorm and without; training for ReLU and ELU."""
+    depth, width = setting.pick(smoke=(6, 32), quick=(20, 512), full=(50, 1024))
+    for seed in range(setting.seeds):
+        for activation in GROWTH_ACTIVATIONS:
+            for norm in ("before", "none"):
+                yield Config("growth", activation, norm, depth, width, batch=width, steps=0, seed=seed)
+        for activation in ("relu", "elu"):
+            for norm in ("before", "none"):
+                for steps in (0, setting.pick(smoke=2, quick=200, full=1000)):
+                    yield Config("training", activation, norm, 10, 100, batch=256, steps=steps, seed=seed)
+
+
+def run(config: Config, setting: Setting) -> Iterator[Emission]:
+    """Build the network, train it if asked, and look into it in training mode."""
+    data = setting.data.load("digits5k").to(setting.device) if config.part == "training" else None
+    inputs, outputs = (784, 10) if data else (config.width, config.width)
+    model = nn.Sequential(
+        nn.Flatten(),
+        *mlp(inputs, config.width, config.depth, outputs, activation=config.activation, norm=config.norm),
+    ).to(setting.device)
+    initialize_layers_(model, "kaiming_normal", nonlinearity="linear")
+    with torch.no_grad():
+        for layer in model.modules():
+            if isinstance(layer, nn.Linear):
+                layer.weight *= exact_gain(config.activation)
+    layers = [m for m in model if isinstance(m, Activation)]
+    if data is None:
+        x = torch.randn(config.batch, config.width, device=setting.device)
+        gradient = torch.randn(config.batch, config.width, device=setting.device)
+    else:
+        if config.steps:
+            epochs = -(-config.steps * config.batch // len(data.train.x))
+            recipe = Recipe(epochs=epochs, lr=0.01, momentum=0.9, batch_size=config.batch)
+            yield from train(model, data, recipe, seed=config.seed, setting=setting)
+        model.train()
+        x, y = data.train.x[: config.batch], data.train.y[: config.batch]
+        prediction = model(x)
+        (gradient,) = torch.autograd.grad(loss_of(prediction, y), prediction)
+    signals = layer_signals(model, layers, x, gradient)
+    numbers = list(range(1, config.depth + 1))
+    for kind, tensors in zip(("activation", "gradient"), signals, strict=True):
+        for name in ("mean", "second_moment", "dead_fraction"):
+            values = [float(METRICS[name].function(t.double())) for t in tensors]
+            yield Measurement(f"{kind}_{name}", METRICS[name].unit, values, {"layer": numbers})
+        if data is not None:
+            spread = torch.stack(
+                [t.flatten().double().quantile(torch.tensor(QUANTILES).double().to(t.device)) for t in tensors]
+            )
+            axes = {"layer": np.repeat(numbers, len(QUANTILES)).tolist(), "quantile": list(QUANTILES) * config.depth}
+            yield Measurement(f"{kind}_quantile", "1", spread.flatten().tolist(), axes)
+
+
+def growth(records: Sequence[Record]) -> pd.DataFrame:
+    """Per activation and norm: geometric growth per layer of the gradient's second moment, beside theory.
+
+    The layers next to input and output are left out: the law describes the bulk, where the statistics have settled.
+    """
+    frame = tidy([r for r in records if r.config["part"] == "growth"])
+    frame = frame[frame["metric"] == "gradient_second_moment"]
+    rows = []
+    for (activation, norm), group in frame.groupby(["activation", "norm"], sort=False):
+        wide = group.pivot(index="seed", columns="layer", values="value").to_numpy()
+        first, last = wide.shape[1] // 4, wide.shape[1] - 2
+        factors = (wide[:, first] / wide[:, last]) ** (1 / (last - first))
+        center, low, high = plots.interval(factors, log=True)
+        rho = theory.batch_norm_gradient_growth(str(activation)) if norm == "before" else float("nan")
+        rows.append([activation, norm, center, low, high, rho, len(factors)])
+    return pd.DataFrame(rows, columns=["activation", "BatchNorm", "growth per layer", "low", "high", "theory rho", "n"])
+
+
+def table(records: Sequence[Record]) -> pd.DataFrame:
+    """Growth of the gradient's second moment per layer toward the input, with 95% interval over seeds."""
+    return growth(records)
+
+
+def findings(records: Sequence[Record]) -> Iterator[str]:
+    """ReLU's growth, the other activations, and ELU's mean."""
+    rows = growth(records)
+    normalized = rows[rows["BatchNorm"] == "before"].set_index("activation")
+    plain = rows[rows["BatchNorm"] == "none"].set_index("activation")
+    relu = normalized.loc["relu"]
+    yield (
+        f"At initialization BatchNorm multiplies the gradient's second moment by {relu['growth per layer']:.3f} per "
+        f"ReLU layer (95% {relu['low']:.3f} to {relu['high']:.3f}; theory {relu['theory rho']:.3f}); the same weights "
+        f"without it give {float(plain['growth per layer']['relu']):.3f}. It does not stabilize gradients at the start."
+    )
+    worst = (normalized["growth per layer"] / normalized["theory rho"] - 1).abs()
+    yield f"Over eight activations the growth is within {100 * worst.max():.1f}% of rho = E[phi'^2] / Var[phi]."
+    frame = tidy([r for r in records if r.config["part"] == "training" and r.config["steps"] == 0])
+    start = frame[(frame["metric"] == "activation_mean") & (frame["norm"] == "before")]
+    means = start.groupby("activation")["value"].mean()
+    yield f"Behind BatchNorm ELU's mean is {means['elu']:.3f} and ReLU's {means['relu']:.3f}: nearer zero, not zero."
+
+
+def figures(records: Sequence[Record]) -> Mapping[str, Figure]:
+    """Growth by layer with theory; distributions at the start and after training."""
+    return {"growth": _draw_growth(records), "distribution": _draw_distribution(records)}
+
+
+def _draw_growth(records: Sequence[Record]) -> Figure:
+    frame = tidy([r for r in records if r.config["part"] == "growth"])
+    frame = frame[frame["metric"] == "gradient_second_moment"]
+    rows = growth(records)
+    figure, axes = plots.panels(
+        1, 2, title="BatchNorm makes gradients grow toward the input, by the factor theory predicts"
+    )
+    depth = int(frame["layer"].max())
+    for color, (norm, name) in zip(plots.CYCLE, (("before", "with BatchNorm"), ("none", "without")), strict=False):
+        chosen = frame[(frame["activation"] == "relu") & (frame["norm"] == norm)]
+        relative = chosen.assign(value=chosen["value"] / chosen.groupby("seed")["value"].transform("last"))
+        plots.band(axes[0], relative, "layer", name=name, log=True, color=color)
+    layers = np.arange(1, depth + 1)
+    plots.theory(
+        axes[0], layers, theory.batch_norm_gradient_growth("relu") ** (depth - layers), "theory, 1.467 per layer"
+    )
+    axes[0].set_yscale("log")
+    axes[0].xaxis.get_major_locator().set_params(integer=True)
+    plots.label(axes[0], x="layer", y="gradient's second moment / last layer's", title="ReLU, at initialization")
+    axes[0].legend()
+    normalized = rows[rows["BatchNorm"] == "before"].sort_values("theory rho")
+    plain = rows[rows["BatchNorm"] == "none"].set_index("activation").loc[normalized["activation"]]
+    at = np.arange(len(normalized))
+    for color, part, name in ((plots.CYCLE[0], normalized, "with BatchNorm"), (plots.CYCLE[1], plain, "without")):
+        spread = np.abs(np.stack([part["growth per layer"] - part["low"], part["high"] - part["growth per layer"]]))
+        axes[1].errorbar(at, part["growth per layer"], yerr=spread, fmt="o", color=color, ms=5, capsize=3, label=name)
+    axes[1].plot(at, normalized["theory rho"], ls="", marker="_", ms=18, mew=1.6, color=plots.INK, label="theory rho")
+    axes[1].set_xticks(at, normalized["activation"], rotation=30)
+    plots.label(
+        axes[1], x="", y="growth per layer", title=f"all activations ({int(rows['n'].min())} seeds, 95% interval)"
+    )
+    axes[1].legend()
+    return figure
+
+
+def _draw_distribution(records: Sequence[Record]) -> Figure:
+    frame = tidy([r for r in records if r.config["part"] == "training" and r.config["seed"] == 0])
+    steps = sorted(frame["steps"].unique())
+    figure, axes = plots.panels(
+        2, 4, title="Gradients at each layer of 10, same weights: without BatchNorm (top), with it (bottom)",
+        width=11.0, height=2.4, sharex=True, sharey="col",
+    )  # fmt: skip
+    for i, norm in enumerate(("none", "before")):
+        for j, (activation, step) in enumerate([(a, s) for a in ("relu", "elu") for s in steps]):
+            panel = axes[i, j]
+            cell = frame[(frame["activation"] == activation) & (frame["norm"] == norm) & (frame["steps"] == step)]
+            wide = cell[cell["metric"] == "gradient_quantile"].pivot(index="layer", columns="quantile", values="value")
+            for low, high, alpha in ((0.05, 0.95, 0.25), (0.25, 0.75, 0.5)):
+                panel.fill_between(wide.index, wide[low], wide[high], color=plots.CYCLE[i], alpha=alpha, lw=0)
+            panel.plot(wide.index, wide[0.5], color=plots.INK, lw=1.0)
+            panel.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+            if i == 0:
+                panel.set_title(f"{activation}, " + ("start" if step == 0 else f"{step} steps"))
+            if i == 1:
+                panel.set_xlabel("layer")
+    axes[0, 0].set_ylabel("gradient, none")
+    axes[1, 0].set_ylabel("gradient, BatchNorm")
+    figure.supxlabel(
+        "bands: 5% to 95% and 25% to 75% of the entries of the gradient at a layer's output; line: median", fontsize=9
+    )
+    return figure

@@ -1,0 +1,213 @@
+"""Initializer moments: what each scheme draws, against its formula.
+
+Question: do the weights of every scheme have the mean, variance and bounds that its formula promises, on linear,
+convolution, grouped and transposed layers, with every gain?
+
+The lecture this grows from gives the Xavier uniform bound as sqrt(2) * gain * 3 / sqrt(n + m). The 3 belongs under the
+root: its bound is sqrt(3) too wide and its variance three times too large; both are drawn here. It writes one symbol
+for both fans, and "N(0, sqrt(1/m))" with a standard deviation where its textbook writes a variance. The notebooks show
+Linear(8, 1) with torch's default (bound 1/sqrt(8) = 0.354) and with Kaiming (0.866), initialize an output layer in
+front of a sigmoid with gain 1, and look at the histogram of one layer 784-256 behind ReLU (sigmoid, tanh to be swapped
+in by hand) for six initializers, of which "RandomNormal" has a std of 1 and so a pre-activation variance of 784.
+
+Expected: measured over promised variance is 1 within its sampling error for every scheme but the lecture's bound (3).
+Source: `networks.initializers` names the paper of each scheme; gains as in `networks.gains`.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from torch import nn
+
+from initbench_core.networks.activations import ACTIVATIONS
+from initbench_core.networks.fans import layer_fans
+from initbench_core.networks.initializers import SCHEMES, distribution, fill_weight_
+from initbench_core.presentation import plots
+from initbench_core.records.frame import tidy
+from initbench_core.records.schema import Emission, Measurement, Record
+from initbench_core.setting import Setting
+
+Layer = nn.Linear | nn.Conv2d | nn.ConvTranspose2d
+LAYERS: dict[str, Callable[[], Layer]] = {
+    "linear_784_256": lambda: nn.Linear(784, 256),
+    "linear_8_1": lambda: nn.Linear(8, 1),
+    "conv_16_32_3x3": lambda: nn.Conv2d(16, 32, 3),
+    "conv_16_32_3x3_groups_4": lambda: nn.Conv2d(16, 32, 3, groups=4),
+    "conv_transpose_16_32_3x3": lambda: nn.ConvTranspose2d(16, 32, 3),
+}
+LECTURE = "lecture_xavier_uniform"
+RANDOM = tuple(s for s, row in SCHEMES.items() if row.distribution not in ("constant", "orthogonal", "dirac"))
+HISTOGRAM_SCHEMES = ("normal(1)", "zeros", "xavier_normal", "xavier_uniform", "kaiming_normal", "kaiming_uniform")
+HISTOGRAM_ACTIVATIONS = ("relu", "sigmoid", "tanh", "elu")
+ENTRIES = 50_000  # at least so many weights per measured variance
+
+
+@dataclass(frozen=True)
+class Config:
+    """A scheme on a layer, or a histogram behind one."""
+
+    part: str  # "moments" or "histogram"
+    scheme: str
+    layer: str
+    activation: str  # of the histogram; "" for moments, which take every gain
+    seed: int
+
+
+def grid(setting: Setting) -> Iterator[Config]:
+    """Every random scheme on every layer; every histogram of seed 0."""
+    for seed in range(setting.seeds):
+        for scheme in (*RANDOM, LECTURE):
+            for layer in LAYERS:
+                yield Config("moments", scheme, layer, "", seed)
+    for scheme in HISTOGRAM_SCHEMES:
+        for activation in HISTOGRAM_ACTIVATIONS:
+            yield Config("histogram", scheme, "linear_784_256", activation, 0)
+
+
+def run(config: Config, setting: Setting) -> Iterator[Emission]:
+    """Fill the layer's weight often enough for a tight variance, or push one random input through it."""
+    layer = LAYERS[config.layer]().to(setting.device)
+    yield from _histogram(config, layer) if config.part == "histogram" else _moments(config, layer)
+
+
+def _moments(config: Config, layer: Layer) -> Iterator[Emission]:
+    fans = layer_fans(layer)
+    uses_gain = config.scheme == LECTURE or SCHEMES[config.scheme].uses_gain
+    gains = list(ACTIVATIONS) if uses_gain else ["linear"]
+    shape = layer.weight.shape
+    # Entries are independent, so many fills of a small layer are one fill of a layer with more rows.
+    weight = layer.weight.detach().new_empty(math.ceil(ENTRIES / layer.weight.numel()) * shape[0], *shape[1:])
+    columns: dict[str, list[float]] = {n: [] for n in ("mean", "variance", "largest", "std_formula", "bound_formula")}
+    for nonlinearity in gains:
+        scheme = "xavier_uniform" if config.scheme == LECTURE else config.scheme
+        row = distribution(scheme, fans, nonlinearity)
+        values = fill_weight_(weight, scheme, nonlinearity=nonlinearity, fans=fans).double()
+        if config.scheme == LECTURE:
+            values *= math.sqrt(3)  # sqrt(2) * gain * 3 / sqrt(n + m), against gain * sqrt(6 / (n + m))
+        columns["mean"].append(values.mean().item())
+        columns["variance"].append(values.var().item())
+        columns["largest"].append(values.abs().max().item())
+        columns["std_formula"].append(row.std)
+        columns["bound_formula"].append(row.high)
+    for name, numbers in {**columns, "entries": [float(weight.numel())] * len(gains)}.items():
+        yield Measurement(name, "1", numbers, {"nonlinearity": gains})
+
+
+def _histogram(config: Config, layer: Layer) -> Iterator[Emission]:
+    fill_weight_(layer.weight, config.scheme, fans=layer_fans(layer))
+    assert layer.bias is not None
+    nn.init.zeros_(layer.bias)
+    x = torch.randn(1, 784, device=layer.weight.device)
+    with torch.no_grad():
+        a = ACTIVATIONS[config.activation](layer(x))
+    edges = np.histogram_bin_edges(torch.cat([x, a], dim=1).cpu().numpy(), bins=48)
+    centers = ((edges[1:] + edges[:-1]) / 2).tolist()
+    for name, values in (("input_count", x), ("output_count", a)):
+        yield Measurement(name, "units", np.histogram(values.cpu().numpy(), edges)[0].tolist(), {"at": centers})
+
+
+def _ratios(records: Sequence[Record]) -> pd.DataFrame:
+    """One row per scheme, layer, nonlinearity, seed: measured over promised variance, and what belongs to it."""
+    frame = tidy([r for r in records if r.config["part"] == "moments"])
+    keys = ["scheme", "layer", "nonlinearity", "seed"]
+    wide = frame.pivot(index=keys, columns="metric", values="value").reset_index()
+    return wide.assign(
+        variance_ratio=wide["variance"] / wide["std_formula"] ** 2,
+        bound_ratio=wide["largest"] / wide["bound_formula"],
+        mean_z=wide["mean"] / (wide["std_formula"] / np.sqrt(wide["entries"])),
+    )
+
+
+def table(records: Sequence[Record]) -> pd.DataFrame:
+    """A row per scheme: measured over promised, over layers, gains and seeds."""
+    rows = []
+    for scheme, group in _ratios(records).groupby("scheme", sort=False):
+        ratio = group["variance_ratio"]
+        bounded = np.isfinite(group["bound_formula"]).all()
+        rows.append(
+            {
+                "scheme": scheme,
+                "variance / formula, mean": ratio.mean(),
+                "lowest": ratio.min(),
+                "highest": ratio.max(),
+                "largest weight / bound": group["bound_ratio"].max() if bounded else math.nan,
+                "largest |z| of the mean": group["mean_z"].abs().max(),
+                "n": len(group),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def findings(records: Sequence[Record]) -> Iterator[str]:
+    """Agreement, and the lecture's bound."""
+    rows = table(records).set_index("scheme")
+    others = rows.drop(index=LECTURE)
+    yield (
+        f"All {len(others)} random schemes draw the variance of their formula: measured over promised lies within "
+        f"{others['lowest'].min():.3f} and {others['highest'].max():.3f} over {int(others['n'].sum())} cases."
+    )
+    yield (
+        f"The lecture's Xavier uniform bound gives {float(rows['variance / formula, mean'][LECTURE]):.3f} times the "
+        f"variance: it is sqrt(3) too wide."
+    )
+
+
+def figures(records: Sequence[Record]) -> Mapping[str, Figure]:
+    """Measured over promised variance by scheme, and the histograms."""
+    return {"variance": _draw_ratios(records), "histograms": _draw_histograms(records)}
+
+
+def _draw_ratios(records: Sequence[Record]) -> Figure:
+    ratios = _ratios(records)
+    schemes = [*RANDOM, LECTURE]
+    figure, axes = plots.panels(
+        1, 1, title="Every scheme draws the variance of its formula; the lecture's bound does not", height=4.6
+    )
+    for i, scheme in enumerate(schemes):
+        values = ratios[ratios["scheme"] == scheme]["variance_ratio"].to_numpy()
+        color = plots.OUTCOME_STYLE["diverged"][0] if scheme == LECTURE else plots.CYCLE[0]
+        spread = np.linspace(-0.25, 0.25, len(values))
+        axes.plot(values, i + spread, ls="", marker=".", ms=4, color=color, alpha=0.6)
+    axes.axvline(1, color=plots.INK, ls=(0, (4, 2)), lw=1.0)
+    axes.set_xscale("log", base=3)
+    axes.set_xticks([1, 3], ["1", "3"])
+    axes.set_xticks([0.9, 1.1, 1.5, 2], ["0.9", "1.1", "1.5", "2"], minor=True)
+    axes.set_yticks(range(len(schemes)), schemes)
+    axes.invert_yaxis()
+    axes.grid(axis="y", visible=False)
+    plots.label(axes, x="measured variance / formula (a dot per layer, gain and seed)", y="")
+    return figure
+
+
+def _draw_histograms(records: Sequence[Record]) -> Figure:
+    frame = tidy([r for r in records if r.config["part"] == "histogram"])
+    figure, axes = plots.panels(
+        len(HISTOGRAM_ACTIVATIONS),
+        len(HISTOGRAM_SCHEMES),
+        title="One layer 784-256: its initializer decides what the activation sees",
+        width=11.0,
+        height=1.5,
+    )
+    for i, activation in enumerate(HISTOGRAM_ACTIVATIONS):
+        for j, scheme in enumerate(HISTOGRAM_SCHEMES):
+            panel = axes[i, j]
+            cell = frame[(frame["activation"] == activation) & (frame["scheme"] == scheme)]
+            for name, color in (("input_count", "#bbbbbb"), ("output_count", plots.CYCLE[0])):
+                bars = cell[cell["metric"] == name]
+                share = bars["value"] / bars["value"].sum()
+                panel.bar(bars["at"], share, width=float(bars["at"].diff().median()), color=color, alpha=0.7)
+            panel.set_ylim(0, 0.35)  # zeros and saturated units stand far above it
+            panel.set_yticks([])
+            panel.grid(False)
+            panel.tick_params(labelsize=8)
+            if i == 0:
+                panel.set_title(scheme, fontsize=10)
+            if j == 0:
+                panel.set_ylabel(activation, fontsize=10)
+    figure.supxlabel("value (grey: the 784 inputs; blue: the 256 outputs; share of units)", fontsize=9)
+    return figure
