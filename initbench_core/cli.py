@@ -84,7 +84,7 @@ def plot(experiments: Names = None, out: Out = Path("results")) -> None:
     from initbench_core.records.folder import ResultsFolder
 
     with ResultsFolder(out).existing() as folder:
-        for path in draw_figures(folder, chosen):
+        for path in draw_figures(folder, chosen, Experiment):
             typer.echo(path)
 
 
@@ -95,7 +95,7 @@ def report(out: Out = Path("results")) -> None:
     from initbench_core.records.folder import ResultsFolder
 
     with ResultsFolder(out).existing() as folder:
-        typer.echo(write_report(folder))
+        typer.echo(write_report(folder, Experiment))
 
 
 class _Terminated(BaseException):
@@ -106,20 +106,25 @@ def _terminate(signum: int, frame: FrameType | None) -> None:
     raise _Terminated
 
 
-def main() -> None:
-    """Run the command line and exit: 0 done, 2 the user can put it right, 130 interrupted, 143 terminated."""
+def main() -> int:
+    """Run the command line; return 0 (done), 2 (the user can put it right), 130 (interrupted) or 143 (terminated)."""
     signal.signal(signal.SIGTERM, _terminate)
+    interrupted = "interrupted: finished trials are recorded; the same command continues from there"
     try:
-        app(standalone_mode=False)
+        # Some versions of typer return 130 for an interruption, others raise.
+        if app(standalone_mode=False) == 130:
+            return _say(interrupted, 130)
     except UserError as error:
-        sys.exit(_say(str(error), 2))
+        return _say(str(error), 2)
     except ClickException as error:
+        message = error.format_message()  # type: ignore[attr-defined]
         # Without arguments the help has been printed already, and the message is empty.
-        sys.exit(_say(f"{error} (see initbench --help)", 2) if str(error) else 2)
+        return _say(f"{message} (see initbench --help)", 2) if message else 2
     except (KeyboardInterrupt, typer.Abort):
-        sys.exit(_say("interrupted: finished trials are recorded; the same command continues from there", 130))
+        return _say(interrupted, 130)
     except _Terminated:
-        sys.exit(_say("terminated: finished trials are recorded; the same command continues from there", 143))
+        return _say("terminated: finished trials are recorded; the same command continues from there", 143)
+    return 0
 
 
 def _say(message: str, code: int) -> int:

@@ -11,9 +11,9 @@ from initbench_core.presentation.progress import Progress
 from initbench_core.presentation.report import draw_figures, write_report
 from initbench_core.records.folder import ResultsFolder, RunName
 from initbench_core.records.store import RecordFile
-from initbench_core.setting import PROFILES, SEEDS, Setting
 from initbench_core.training.data import DataSource
-from initbench_core.training.sweep import sweep
+from initbench_core.training.setting import PROFILES, SEEDS, Setting
+from initbench_core.training.sweep import is_recorded, sweep
 
 
 def run_experiments(
@@ -59,7 +59,7 @@ def run_experiments(
                 {"profile": profile, "seeds": setting.seeds, "environment": described},
                 fresh=fresh,
             )
-            progress.start(experiment.name, len(configs))
+            progress.start(experiment.name, len(configs), sum(is_recorded(experiment, c, records) for c in configs))
             sweep(
                 experiment,
                 configs,
@@ -68,8 +68,8 @@ def run_experiments(
                 checkpoints=checkpoints or folder.checkpoints,
                 on_trial=progress.at_trial,
             )
-            progress.finish(records.warnings, draw_figures(folder, [experiment.name]))
-        report = write_report(folder)
+            progress.finish(records.warnings, draw_figures(folder, [experiment.name], Experiment))
+        report = write_report(folder, Experiment)
     print(f"Records: {folder.runs}/*.jsonl\nFigures: {folder.figures}/*.png\nReport:  {report}")
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from initbench_core.records.schema import Emission, Record
-    from initbench_core.setting import Setting
+    from initbench_core.training.setting import Setting
 
 
 def names() -> list[str]:

@@ -32,10 +32,10 @@ from initbench_core.networks.models import mlp
 from initbench_core.presentation import plots
 from initbench_core.records.frame import tidy
 from initbench_core.records.schema import Emission, Measurement, Record
-from initbench_core.setting import Setting
 from initbench_core.training.evaluation import loss_of
 from initbench_core.training.metrics import METRICS
 from initbench_core.training.probing import layer_signals
+from initbench_core.training.setting import Setting
 from initbench_core.training.train import Recipe, train
 
 GROWTH_ACTIVATIONS = ("relu", "leaky_relu", "gelu", "silu", "tanh", "elu", "selu", "sigmoid")

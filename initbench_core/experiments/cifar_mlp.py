@@ -29,8 +29,8 @@ from initbench_core.networks.models import mlp
 from initbench_core.presentation import plots
 from initbench_core.records.frame import per_trial, tidy
 from initbench_core.records.schema import Emission, Measurement, Record
-from initbench_core.setting import Setting
 from initbench_core.training.data import Data, Split
+from initbench_core.training.setting import Setting
 from initbench_core.training.train import Recipe, train
 
 ARMS = (

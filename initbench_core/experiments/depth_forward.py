@@ -27,7 +27,7 @@ from initbench_core.networks.theory import relu_growth
 from initbench_core.presentation import plots
 from initbench_core.records.frame import tidy
 from initbench_core.records.schema import Emission, Measurement, Record
-from initbench_core.setting import Setting
+from initbench_core.training.setting import Setting
 
 SCALES = {"one": 1.0, "he": math.sqrt(2 / 512)}
 

@@ -27,9 +27,9 @@ from initbench_core.networks.models import mlp
 from initbench_core.presentation import plots
 from initbench_core.records.frame import per_trial
 from initbench_core.records.schema import Emission, Record, scalar
-from initbench_core.setting import Setting
 from initbench_core.training.data import Data
 from initbench_core.training.evaluation import loss_of
+from initbench_core.training.setting import Setting
 from initbench_core.training.train import Recipe, train
 
 CASES = {"large weights": ("normal(0.5)", 0.003), "large rate": ("kaiming_normal", 0.3)}

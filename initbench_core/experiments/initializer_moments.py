@@ -30,7 +30,7 @@ from initbench_core.networks.initializers import SCHEMES, distribution, fill_wei
 from initbench_core.presentation import plots
 from initbench_core.records.frame import tidy
 from initbench_core.records.schema import Emission, Measurement, Record
-from initbench_core.setting import Setting
+from initbench_core.training.setting import Setting
 
 Layer = nn.Linear | nn.Conv2d | nn.ConvTranspose2d
 LAYERS: dict[str, Callable[[], Layer]] = {

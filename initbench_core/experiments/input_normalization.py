@@ -28,8 +28,8 @@ from initbench_core.networks.models import mlp
 from initbench_core.presentation import plots
 from initbench_core.records.frame import per_trial
 from initbench_core.records.schema import Emission, Record, scalar
-from initbench_core.setting import Setting
 from initbench_core.training.data import Data, Split
+from initbench_core.training.setting import Setting
 from initbench_core.training.train import Recipe, train
 
 ARMS = ("raw", "centered", "scaled", "standardized")

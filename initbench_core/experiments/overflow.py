@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from initbench_core.presentation import plots
 from initbench_core.records.frame import per_trial
 from initbench_core.records.schema import Emission, Measurement, Record, scalar
-from initbench_core.setting import Setting
+from initbench_core.training.setting import Setting
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 

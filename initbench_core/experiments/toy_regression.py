@@ -11,6 +11,7 @@ its order of random draws; the `factorial` arms fill in the cells it left out, w
 Expected: std 10 diverges at the second step, with BatchNorm too, for the last layer is not normalized. Std 0.01 stalls
 at the variance of y: it is the constant predictor. Xavier and Kaiming reach the least-squares level without BatchNorm.
 A training loss below that level is overfitting: the held-out loss does not follow.
+Source: Glorot & Bengio 2010; He et al. 2015; Ioffe & Szegedy 2015.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,9 +27,9 @@ from initbench_core.networks.models import NORM_PLACES, mlp
 from initbench_core.presentation import plots
 from initbench_core.records.frame import per_trial, tidy
 from initbench_core.records.schema import Emission, Record, scalar
-from initbench_core.setting import Setting
 from initbench_core.training.data import Data, Split
 from initbench_core.training.evaluation import constant_loss
+from initbench_core.training.setting import Setting
 from initbench_core.training.train import Recipe, train
 
 NOTEBOOK_SEED = 42

@@ -45,14 +45,18 @@ class Progress:
     ) -> None:
         self.bars.stop()
 
-    def start(self, name: str, trials: int) -> None:
-        """Begin an experiment of so many trials."""
+    def start(self, name: str, trials: int, recorded: int) -> None:
+        """Begin an experiment of so many trials, of which some are recorded already."""
         self.position += 1
         self.name, self.trials, self.finished = name, trials, 0
         self.started = self.told = time.monotonic()
         self.task = self.bars.add_task(f"[{self.position}/{self.experiments}] {name}", total=trials)
         if not self.console.is_terminal:
             self.console.print(f"[{self.position}/{self.experiments}] {name}: {trials} trials", markup=False)
+        if recorded == trials:
+            self.console.print("  all recorded already; --fresh measures anew", markup=False)
+        elif recorded:
+            self.console.print(f"  {recorded} recorded already; continuing", markup=False)
 
     def at_trial(self, finished: int) -> None:
         """Note how many trials are finished."""

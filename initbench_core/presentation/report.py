@@ -1,22 +1,43 @@
-"""From records to figures and to the report."""
+"""From records to figures and to the report.
+
+What an experiment's records mean only the experiment knows: the callers pass a function that finds it by name.
+"""
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jinja2
 import pandas as pd
+from matplotlib.figure import Figure
 
 from initbench_core.errors import UserError
-from initbench_core.experiments import Experiment
-from initbench_core.presentation.plots import style
+from initbench_core.presentation.plots import OUTCOME_STYLE, style
 from initbench_core.records.files import describe, replace_file
 from initbench_core.records.folder import ResultsFolder, RunName
 from initbench_core.records.schema import Record
 from initbench_core.records.store import read
-from initbench_core.training.outcome import OUTCOMES
+
+
+class Presentable(Protocol):
+    """What the report needs of an experiment; `experiments` describes each part."""
+
+    @property
+    def title(self) -> str: ...
+
+    @property
+    def question(self) -> str: ...
+
+    def table(self, records: Sequence[Record]) -> pd.DataFrame: ...
+
+    def findings(self, records: Sequence[Record]) -> list[str]: ...
+
+    def figures(self, records: Sequence[Record]) -> Mapping[str, Figure]: ...
+
+
+Find = Callable[[str], Presentable]
 
 
 def _records(folder: ResultsFolder, run: RunName) -> Sequence[Record]:
@@ -26,7 +47,7 @@ def _records(folder: ResultsFolder, run: RunName) -> Sequence[Record]:
     return records
 
 
-def draw_figures(folder: ResultsFolder, experiments: Iterable[str]) -> list[Path]:
+def draw_figures(folder: ResultsFolder, experiments: Iterable[str], find: Find) -> list[Path]:
     """Draw every recorded run of `experiments`; return the files."""
     wanted = set(experiments)
     paths = []
@@ -34,7 +55,7 @@ def draw_figures(folder: ResultsFolder, experiments: Iterable[str]) -> list[Path
         if run.experiment not in wanted:
             continue
         with style():
-            for name, figure in Experiment(run.experiment).figures(_records(folder, run)).items():
+            for name, figure in find(run.experiment).figures(_records(folder, run)).items():
                 path = folder.figures / f"{run.experiment}-{name}-{run.profile}-{run.device}.png"
                 try:
                     figure.savefig(path)
@@ -44,20 +65,19 @@ def draw_figures(folder: ResultsFolder, experiments: Iterable[str]) -> list[Path
     return paths
 
 
-def write_report(folder: ResultsFolder) -> Path:
+def write_report(folder: ResultsFolder, find: Find) -> Path:
     """Write `README.md`: a table of all results, then each experiment with findings, figures and table."""
     template = jinja2.Environment(trim_blocks=False, autoescape=False).from_string(
         Path(__file__).with_name("report.md.j2").read_text()
     )
-    sections = [_section(folder, run) for run in folder.recorded()]
+    sections = [_section(folder, run, find(run.experiment)) for run in folder.recorded()]
     path = folder.path / "README.md"
     replace_file(path, (template.render(sections=sections).rstrip() + "\n").encode())
     return path
 
 
-def _section(folder: ResultsFolder, run: RunName) -> dict[str, Any]:
+def _section(folder: ResultsFolder, run: RunName, experiment: Presentable) -> dict[str, Any]:
     records = _records(folder, run)
-    experiment = Experiment(run.experiment)
     heading = f"{run.experiment} ({run.profile}, {run.device})"
     counts = Counter(record.outcome.name for record in records if record.outcome)
     return {
@@ -68,7 +88,7 @@ def _section(folder: ResultsFolder, run: RunName) -> dict[str, Any]:
         "title": experiment.title,
         "question": experiment.question,
         "trials": len(records),
-        "outcomes": ", ".join(f"{counts[name]} {name}" for name in OUTCOMES if counts[name]) or "-",
+        "outcomes": ", ".join(f"{counts[name]} {name}" for name in OUTCOME_STYLE if counts[name]) or "-",
         "findings": experiment.findings(records),
         "figures": sorted(p.name for p in folder.figures.glob(f"{run.experiment}-*-{run.profile}-{run.device}.png")),
         "table": markdown(experiment.table(records)),

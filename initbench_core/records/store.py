@@ -116,7 +116,7 @@ class RecordFile:
     def _set_aside(self) -> None:
         older = self.path.parent / "older"
         older.mkdir(exist_ok=True)
-        stamp = time.strftime("%Y%m%dT%H%M%S")
+        stamp = f"{time.strftime('%Y%m%dT%H%M%S')}-{time.time_ns() % 10**9:09d}"
         for file in (self.path, self.manifest_path):
             if file.exists():
                 file.rename(older / f"{stamp}-{file.name}")

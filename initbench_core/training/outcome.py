@@ -15,7 +15,6 @@ import math
 
 from initbench_core.records.schema import Outcome
 
-OUTCOMES = ("trained", "slow", "stalled", "diverged")
 DIVERGED_FACTOR = 1e3
 STALLED_MARGIN = 0.01
 

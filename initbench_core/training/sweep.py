@@ -11,8 +11,8 @@ import torch
 
 from initbench_core.records.schema import Emission, Measurement, Note, Outcome, Record, trial_key
 from initbench_core.records.store import RecordFile
-from initbench_core.setting import Setting
 from initbench_core.training import checkpoint
+from initbench_core.training.setting import Setting
 
 
 class Experiment(Protocol):
@@ -54,6 +54,11 @@ def run_trial(experiment: Experiment, config: Any, setting: Setting, identity: s
     )
 
 
+def is_recorded(experiment: Experiment, config: Any, records: RecordFile) -> bool:
+    """Tell whether `records` has the trial already."""
+    return records.is_done(experiment.name, dataclasses.asdict(config))
+
+
 def sweep(
     experiment: Experiment,
     configs: Sequence[Any],
@@ -75,10 +80,9 @@ def sweep(
     """
     for finished, config in enumerate(configs):
         on_trial(finished)
-        fields = dataclasses.asdict(config)
-        if records.is_done(experiment.name, fields):
+        if is_recorded(experiment, config, records):
             continue
-        trial = f"{experiment.name}-{trial_key(experiment.name, fields)}"
+        trial = f"{experiment.name}-{trial_key(experiment.name, dataclasses.asdict(config))}"
         unfinished = checkpoints / f"{trial}-{records.identity}.pt"
         own = dataclasses.replace(
             setting,

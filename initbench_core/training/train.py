@@ -15,12 +15,12 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from initbench_core.errors import UserError
 from initbench_core.records.schema import Emission, Measurement, Note, scalar
-from initbench_core.setting import Setting
 from initbench_core.training import checkpoint
 from initbench_core.training.data import Data, Split
 from initbench_core.training.evaluation import constant_loss, evaluate, loss_of, loss_unit
 from initbench_core.training.metrics import METRICS
 from initbench_core.training.outcome import classify, is_bad
+from initbench_core.training.setting import Setting
 from initbench_core.training.tensorboard import scalar_writer
 
 

@@ -1,0 +1,99 @@
+"""Every experiment runs, records strict JSON, draws, reports; and twice the same."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from initbench_core.experiments import Experiment, names
+from initbench_core.records.folder import ResultsFolder, RunName
+from initbench_core.records.schema import Measurement, Record
+from initbench_core.records.store import read
+from initbench_core.runner import run_experiments
+from initbench_core.training.setting import Setting
+from initbench_core.training.sweep import run_trial
+
+
+@pytest.fixture(autouse=True)
+def _deterministic_again() -> Iterator[None]:
+    """The runner asks torch for determinism; other tests have not."""
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> ResultsFolder:
+    """One smoke run of everything."""
+    out = tmp_path_factory.mktemp("results")
+    run_experiments([Experiment(name) for name in names()], profile="smoke", device="cpu", seeds=2, out=out)
+    return ResultsFolder(out)
+
+
+def records(results: ResultsFolder, name: str) -> list[Record]:
+    return read(results.records(RunName(name, "smoke", "cpu"))).records
+
+
+@pytest.mark.parametrize("name", names())
+def test_it_records_every_trial_of_its_grid(results: ResultsFolder, name: str) -> None:
+    planned = Experiment(name).grid(Setting(profile="smoke", seeds=2))
+    assert len(records(results, name)) == len(planned) == len(set(planned))
+    assert results.manifest(RunName(name, "smoke", "cpu"))["finished"] is True
+
+
+@pytest.mark.parametrize("name", names())
+def test_its_lines_are_strict_json(results: ResultsFolder, name: str) -> None:
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    for line in results.records(RunName(name, "smoke", "cpu")).read_text().splitlines():
+        assert json.loads(line, parse_constant=refuse)["measurements"]
+
+
+@pytest.mark.parametrize("name", names())
+def test_it_draws_and_reports(results: ResultsFolder, name: str) -> None:
+    figures = list(results.figures.glob(f"{name}-*-smoke-cpu.png"))
+    assert figures
+    report = (results.path / "README.md").read_text()
+    assert f"## {name} (smoke, cpu)" in report
+    assert all(f"](figures/{figure.name})" in report for figure in figures)
+
+
+@pytest.mark.parametrize("name", names())
+def test_it_states_question_expectation_and_source(name: str) -> None:
+    experiment = Experiment(name)
+    assert len(experiment.title) < 90
+    for part in ("Question:", "Expected:", "Source:"):
+        assert part in experiment.question
+
+
+@pytest.mark.parametrize("name", names())
+def test_it_is_short(name: str) -> None:
+    assert len(Experiment(name).source.read_text().splitlines()) <= 230
+
+
+@pytest.mark.parametrize("name", ["toy_regression", "mnist_cnn", "signal_propagation", "batch_norm_gradients"])
+def test_the_same_seed_gives_the_same_records(results: ResultsFolder, name: str) -> None:
+    config = Experiment(name).grid(Setting(profile="smoke", seeds=2))[-1]
+    again = run_trial(Experiment(name), config, Setting(profile="smoke", seeds=2), "again")
+    (before,) = (r for r in records(results, name) if r.key == again.key)
+
+    def plain(record: Record) -> list[tuple[str, list[float]]]:
+        return [
+            (m.metric, [float(f"{v:.9g}") for v in m.values]) for m in record.measurements if isinstance(m, Measurement)
+        ]
+
+    assert plain(again) == plain(before)
+    assert again.outcome == before.outcome
+
+
+def test_nothing_is_left_behind(results: ResultsFolder) -> None:
+    assert not list(results.checkpoints.glob("*"))
+    assert not list(results.runs.glob(".*"))
+    assert not list(results.runs.glob("*.damaged"))
+
+
+def test_names_are_files(tmp_path: Path) -> None:
+    assert "toy_regression" in names()
+    assert names() == sorted(names())

@@ -1,0 +1,221 @@
+"""The command line: quick help, one-line errors with code 2, interruptions that lose nothing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from initbench_core import cli
+from initbench_core.experiments import names
+from initbench_core.records.store import read
+
+ROOT = Path(__file__).parents[1]
+ENVIRONMENT = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'kernels'}"}
+COMMAND = [sys.executable, "-m", "initbench_core"]
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    """Run a command in this process; return its exit code, output and errors."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["initbench", *map(str, arguments)])
+        before = signal.getsignal(signal.SIGTERM)
+        try:
+            code = cli.main()
+        finally:
+            signal.signal(signal.SIGTERM, before)
+            torch.use_deterministic_algorithms(False)
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def test_help_answers_at_once() -> None:
+    """Under 0.5 s: the fastest of five, for other processes may hold the cores."""
+    seconds = []
+    for _ in range(5):
+        started = time.perf_counter()
+        subprocess.run([*COMMAND, "--help"], check=True, capture_output=True, env=ENVIRONMENT)
+        seconds.append(time.perf_counter() - started)
+    assert min(seconds) < 0.5
+
+
+def test_list_names_every_experiment(call: Call) -> None:
+    code, output, _ = call("list")
+    assert code == 0
+    assert [line.split()[0] for line in output.splitlines()] == names()
+
+
+def test_run_plot_report(call: Call, tmp_path: Path) -> None:
+    code, output, _ = call("run", "overflow", "--profile", "smoke", "--device", "cpu", "--out", tmp_path)
+    assert code == 0
+    assert f"Records: {tmp_path}/runs/*.jsonl" in output
+    assert "\x1b" not in output, "plain lines where the output is no terminal"
+    figure = tmp_path / "figures" / "overflow-powers-smoke-cpu.png"
+    report = tmp_path / "README.md"
+    for derived, command in ((figure, ("plot",)), (figure, ("plot", "overflow")), (report, ("report",))):
+        derived.unlink()
+        assert call(*command, "--out", tmp_path)[0] == 0
+        assert derived.exists()
+
+
+def test_a_finished_run_is_not_repeated_but_fresh_is(call: Call, tmp_path: Path) -> None:
+    arguments = ("run", "overflow", "--profile", "smoke", "--device", "cpu", "--out", tmp_path)
+    records = tmp_path / "runs" / "overflow-smoke-cpu.jsonl"
+    call(*arguments)
+    before = records.read_bytes()
+    assert "all recorded already; --fresh measures anew" in call(*arguments)[1]
+    assert records.read_bytes() == before
+    call(*arguments, "--fresh")
+    assert len(list((tmp_path / "runs" / "older").glob("*.jsonl"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("run", "toy_regresion"), "no experiment 'toy_regresion': choose from batch_norm_gradients"),
+        (("run", "../../etc/passwd"), "no experiment '../../etc/passwd'"),
+        (("run", "x" * 300), "no experiment"),
+        (("run", "overflow", "--profile", "fast"), "choose from smoke, quick, full"),
+        (("run", "overflow", "--device", "tpu"), "choose from auto, cpu, cuda"),
+        (("run", "overflow", "--seeds", "0"), "--seeds"),
+        (("run", "overflow", "--seeds", "many"), "--seeds"),
+        (("run", "overflow", "--sedes", "3"), "No such option"),
+        (("run", "overflow", "--download"), "--download needs --data-dir"),
+        (("run", "overflow", "--data-dir", "/nowhere/data"), "--data-dir /nowhere/data is no folder"),
+        (("plot", "nothing"), "no experiment 'nothing'"),
+        (("rum",), "No such command"),
+    ],
+)
+def test_bad_input_is_one_line_and_code_2(call: Call, tmp_path: Path, arguments: tuple[str, ...], says: str) -> None:
+    out = ("--out", tmp_path / "results") if arguments[0] != "rum" else ()
+    code, output, errors = call(*arguments, *out)
+    assert code == 2
+    assert says in errors
+    assert errors.count("\n") == 1
+    assert errors.startswith("initbench: ")
+    assert output == ""
+    assert not (tmp_path / "results" / "runs").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_cuda_without_a_gpu(call: Call, tmp_path: Path) -> None:
+    code, _, errors = call("run", "overflow", "--device", "cuda", "--out", tmp_path / "results")
+    assert code == 2
+    assert "no CUDA device here; use --device cpu" in errors
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("command", ["plot", "report"])
+def test_nothing_to_derive_from(call: Call, tmp_path: Path, command: str) -> None:
+    code, _, errors = call(command, "--out", tmp_path / "empty")
+    assert code == 2
+    assert "run `initbench run` first" in errors
+    assert not (tmp_path / "empty").exists()
+
+
+def test_a_folder_that_cannot_be_written(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    code, _, errors = call("run", "overflow", "--out", tmp_path / "file")
+    assert code == 2
+    assert "cannot write" in errors
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_records_of_a_newer_schema(call: Call, tmp_path: Path) -> None:
+    arguments = ("run", "overflow", "--profile", "smoke", "--device", "cpu", "--out", tmp_path)
+    call(*arguments)
+    records = tmp_path / "runs" / "overflow-smoke-cpu.jsonl"
+    records.write_text(records.read_text().replace('"schema": 1', '"schema": 7'))
+    before = records.read_bytes()
+    for command in (arguments, ("report", "--out", tmp_path), ("plot", "--out", tmp_path)):
+        code, _, errors = call(*command)
+        assert code == 2
+        assert "schema 7, this version reads 1: update initbench" in errors
+    assert records.read_bytes() == before
+
+
+def test_a_foreign_file_among_the_records(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "notes.jsonl").write_text("hello\n")
+    code, _, errors = call("report", "--out", tmp_path)
+    assert code == 2
+    assert "notes.jsonl is not a file of records" in errors
+
+
+def test_a_damaged_data_set_leaves_existing_records_alone(call: Call, tmp_path: Path) -> None:
+    data = tmp_path / "data" / "cifar-10-batches-py"
+    data.mkdir(parents=True)
+    (data / "data_batch_1").write_bytes(b"junk")
+    out = tmp_path / "results"
+    arguments = ("run", "cifar_mlp", "--profile", "smoke", "--seeds", 1, "--device", "cpu", "--out", out)
+    assert call(*arguments)[0] == 0
+    before = (out / "runs" / "cifar_mlp-smoke-cpu.jsonl").read_bytes()
+    code, _, errors = call(*arguments, "--data-dir", tmp_path / "data")
+    assert code == 2
+    assert "CIFAR10 under" in errors
+    assert errors.count("\n") == 1
+    assert (out / "runs" / "cifar_mlp-smoke-cpu.jsonl").read_bytes() == before
+
+
+ARGUMENTS = ("run", "gradient_clipping", "--profile", "smoke", "--seeds", "60", "--device", "cpu", "--out")
+TRIALS = 60 * 14
+
+
+def start(out: Path) -> subprocess.Popen[str]:
+    """Start a run of 840 short trials and wait until some are recorded."""
+    process = subprocess.Popen(
+        [*COMMAND, *ARGUMENTS, str(out)],
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    records = out / "runs" / "gradient_clipping-smoke-cpu.jsonl"
+    while not (records.exists() and records.read_bytes().count(b"\n") >= 3):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return process
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_an_interrupted_run_continues_where_it_stopped(tmp_path: Path, number: int, code: int) -> None:
+    process = start(tmp_path)
+    # A second run into the same folder meanwhile is refused, and disturbs nothing.
+    if number == signal.SIGINT:
+        process.send_signal(signal.SIGSTOP)  # lest it finish while the second one starts
+        second = subprocess.run([*COMMAND, *ARGUMENTS, str(tmp_path)], env=ENVIRONMENT, capture_output=True, text=True)
+        assert second.returncode == 2
+        assert f"being written by process {process.pid}" in second.stderr
+        process.send_signal(signal.SIGCONT)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == code
+    if code > 0:
+        assert "the same command continues from there" in errors
+        assert errors.count("\n") == 1
+    records = tmp_path / "runs" / "gradient_clipping-smoke-cpu.jsonl"
+    kept = records.read_bytes()
+    done = {record.key for record in read(records).records}
+    assert 3 <= len(done) < TRIALS
+    manifest = json.loads((tmp_path / "runs" / "gradient_clipping-smoke-cpu.manifest.json").read_text())
+    assert manifest["finished"] is False
+    if number == signal.SIGINT:
+        again = subprocess.run([*COMMAND, *ARGUMENTS, str(tmp_path)], env=ENVIRONMENT, capture_output=True, text=True)
+        assert again.returncode == 0, again.stderr
+        lines = records.read_bytes()
+        assert lines.startswith(kept), "finished trials are not run again"
+        keys = [json.loads(line)["key"] for line in lines.splitlines()]
+        assert len(keys) == len(set(keys)) == TRIALS

@@ -1,0 +1,81 @@
+"""The house's rules, read from the source: who may import whom, and what stays lazy."""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PATHS = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'kernels'}"}
+CORE, KERNELS = ROOT / "initbench_core", ROOT / "kernels" / "initbench_kernels"
+
+# Each room of the core, and the rooms it may import from; the kernels are below all of them.
+ALLOWED: dict[str, set[str]] = {
+    "networks": set(),
+    "measurement": {"networks"},
+    "records": set(),
+    "environment": set(),
+    "presentation": {"records"},
+    "training": {"networks", "records"},
+    "experiments": {"training", "networks", "measurement", "records", "presentation"},
+    "runner": {"experiments", "presentation", "records", "training", "environment"},
+    "cli": {"experiments", "presentation", "records", "runner"},
+    "__main__": {"cli"},
+}
+
+
+def imports(path: Path) -> set[str]:
+    """Names of all modules that a file imports, at any depth, annotations aside."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def room(path: Path) -> str:
+    return path.relative_to(CORE).parts[0].removesuffix(".py")
+
+
+CORE_FILES = [p for p in sorted(CORE.rglob("*.py")) if p.name != "__init__.py" or p.parent != CORE]
+
+
+@pytest.mark.parametrize("path", CORE_FILES, ids=lambda p: str(p.relative_to(CORE)))
+def test_imports_go_downwards(path: Path) -> None:
+    here = room(path)
+    if here == "errors":
+        return
+    targets = {m.split(".")[1] for m in imports(path) if m.startswith("initbench_core.")}
+    assert targets - {here, "errors"} <= ALLOWED[here]
+
+
+@pytest.mark.parametrize("path", sorted(KERNELS.rglob("*.py")), ids=lambda p: str(p.relative_to(KERNELS)))
+def test_kernels_are_a_leaf(path: Path) -> None:
+    third_party = {m.split(".")[0] for m in imports(path)} - set(sys.stdlib_module_names)
+    assert third_party <= {"torch", "triton", "initbench_kernels"}
+
+
+@pytest.mark.parametrize("path", [*CORE_FILES, *KERNELS.rglob("*.py")], ids=lambda p: p.name)
+def test_nothing_imports_tests_or_benchmarks(path: Path) -> None:
+    assert not {m.split(".")[0] for m in imports(path)} & {"tests", "benchmarks", "kernels"}
+
+
+@pytest.mark.parametrize("path", CORE_FILES, ids=lambda p: str(p.relative_to(CORE)))
+def test_matplotlib_lives_in_presentation(path: Path) -> None:
+    """Experiments may name its Figure; they draw through `presentation.plots`."""
+    used = {m for m in imports(path) if m.split(".")[0] == "matplotlib"}
+    assert room(path) == "presentation" or used <= {"matplotlib.figure", "matplotlib.figure.Figure"}
+
+
+def test_the_command_line_and_the_kernels_start_light() -> None:
+    code = (
+        "import sys, initbench_core.cli; assert not {'torch', 'pandas', 'matplotlib', 'scipy'} & set(sys.modules)\n"
+        "import initbench_kernels; assert 'triton' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=PATHS)
+    assert done.returncode == 0, done.stderr
