@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
 PLAIN_INTERVAL = 15.0  # seconds between plain lines
@@ -27,8 +27,7 @@ class Progress:
         self.bars = Bars(
             TextColumn("{task.description}"),
             BarColumn(),
-            TextColumn("trial"),
-            MofNCompleteColumn(),
+            TextColumn("trial {task.fields[trial]} of {task.total}"),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
@@ -50,9 +49,10 @@ class Progress:
         self.position += 1
         self.name, self.trials, self.finished = name, trials, 0
         self.started = self.told = time.monotonic()
-        self.task = self.bars.add_task(f"[{self.position}/{self.experiments}] {name}", total=trials)
+        description = f"({self.position} of {self.experiments}) {name}"
+        self.task = self.bars.add_task(description, total=trials, trial=1)
         if not self.console.is_terminal:
-            self.console.print(f"[{self.position}/{self.experiments}] {name}: {trials} trials", markup=False)
+            self.console.print(f"{description}: {trials} trials", markup=False)
         if recorded == trials:
             self.console.print("  all recorded already; --fresh measures anew", markup=False)
         elif recorded:
@@ -66,13 +66,14 @@ class Progress:
     def within_trial(self, fraction: float) -> None:
         """Note the finished fraction of the current trial."""
         done = self.finished + fraction
-        self.bars.update(self.task, completed=int(done) if done == int(done) else round(done, 2))
+        self.bars.update(self.task, completed=done, trial=min(self.finished + 1, self.trials))
         now = time.monotonic()
         if self.console.is_terminal or now - self.told < PLAIN_INTERVAL or not done:
             return
         self.told = now
         left = (now - self.started) / done * (self.trials - done)
-        self.console.print(f"  trial {self.finished + 1} of {self.trials}, about {left:.0f} s left", markup=False)
+        trial = min(self.finished + 1, self.trials)
+        self.console.print(f"  trial {trial} of {self.trials}, about {left:.0f} s left", markup=False)
 
     def finish(self, warnings: Sequence[str], figures: Sequence[Path]) -> None:
         """End the experiment; say what to know of it and where its figures are."""
