@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from initbench_core import environment
-from initbench_core.errors import UserError
+from initbench_core.errors import MissingDataError, UserError
 from initbench_core.experiments import Experiment
 from initbench_core.presentation.progress import Progress
 from initbench_core.presentation.report import draw_figures, write_report
@@ -50,6 +50,7 @@ def run_experiments(
             progress=progress.within_trial,
         )
         described = environment.describe(device)
+        missing: list[str] = []
         for experiment in experiments:
             configs = experiment.grid(setting)
             name = RunName(experiment.name, profile, environment.device_slug(device))
@@ -60,17 +61,25 @@ def run_experiments(
                 fresh=fresh,
             )
             progress.start(experiment.name, len(configs), sum(is_recorded(experiment, c, records) for c in configs))
-            sweep(
-                experiment,
-                configs,
-                setting,
-                records,
-                checkpoints=checkpoints or folder.checkpoints,
-                on_trial=progress.at_trial,
-            )
+            try:
+                sweep(
+                    experiment,
+                    configs,
+                    setting,
+                    records,
+                    checkpoints=checkpoints or folder.checkpoints,
+                    on_trial=progress.at_trial,
+                )
+            except MissingDataError as error:
+                missing.append(f"{experiment.name}: {error}")
+                continue
             progress.finish(records.warnings, draw_figures(folder, [experiment.name], Experiment))
+        if len(missing) == len(experiments):
+            raise UserError("; ".join(missing))
         report = write_report(folder, Experiment)
     print(f"Records: {folder.runs}/*.jsonl\nFigures: {folder.figures}/*.png\nReport:  {report}")
+    if missing:
+        raise UserError(f"all but {len(missing)} of {len(experiments)} experiments ran; " + "; ".join(missing))
 
 
 def _check(profile: str, device: str, data_dir: Path | None, download: bool) -> None:

