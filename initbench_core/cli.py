@@ -84,8 +84,11 @@ def plot(experiments: Names = None, out: Out = Path("results")) -> None:
     from initbench_core.records.folder import ResultsFolder
 
     with ResultsFolder(out).existing() as folder:
-        for path in draw_figures(folder, chosen, Experiment):
-            typer.echo(path)
+        paths = draw_figures(folder, chosen, Experiment)
+    if not paths:
+        raise UserError(f"no finished run of {', '.join(chosen)} in {out}: run it first")
+    for path in paths:
+        typer.echo(path)
 
 
 @app.command()
@@ -109,7 +112,7 @@ def _terminate(signum: int, frame: FrameType | None) -> None:
 def main() -> int:
     """Run the command line; return 0 (done), 2 (the user can put it right), 130 (interrupted) or 143 (terminated)."""
     signal.signal(signal.SIGTERM, _terminate)
-    interrupted = "interrupted: finished trials are recorded; the same command continues from there"
+    interrupted = "interrupted: finished trials are recorded; the same command (without --fresh) continues from there"
     try:
         # Some versions of typer return 130 for an interruption, others raise.
         if app(standalone_mode=False) == 130:
@@ -123,7 +126,9 @@ def main() -> int:
     except (KeyboardInterrupt, typer.Abort):
         return _say(interrupted, 130)
     except _Terminated:
-        return _say("terminated: finished trials are recorded; the same command continues from there", 143)
+        return _say(
+            "terminated: finished trials are recorded; the same command (without --fresh) continues from there", 143
+        )
     return 0
 
 

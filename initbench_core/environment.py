@@ -9,12 +9,13 @@ import os
 import platform
 import re
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from initbench_core.errors import UserError
 
-PACKAGES = ("torch", "torchvision", "triton", "numpy", "pandas", "scipy", "matplotlib", "mlxtend")
+PACKAGES = ("torch", "torchvision", "triton", "numpy", "scipy", "mlxtend")
 
 # The code that makes numbers. Presentation is left out: a new colour does not make a measurement stale.
 NUMERIC_CODE = ("networks", "training", "measurement")
@@ -72,18 +73,19 @@ def describe(device: str) -> dict[str, Any]:
     }
 
 
-def identity(environment: dict[str, Any], experiment: Path, token: str) -> str:
-    """Fingerprint what a trial's numbers depend on: device, versions, threads, code, and the results folder.
+def identity(environment: dict[str, Any], experiment: Path, data: Iterable[str], token: str) -> str:
+    """Fingerprint what a trial's numbers depend on: device, versions, threads, code, data, and the results folder.
 
     The commit is left out, for it changes with every edit of a document; the code itself is read instead.
 
     Args:
         environment: as `describe` returns it.
         experiment: source file of the experiment.
+        data: names of the data sets; two of them in one file would be pooled.
         token: name of the results folder (`ResultsFolder.token`).
     """
     relevant = {k: v for k, v in environment.items() if k not in ("commit", "dirty", "platform")}
-    digest = hashlib.sha256(repr(sorted(relevant.items())).encode() + token.encode())
+    digest = hashlib.sha256(repr([sorted(relevant.items()), sorted(data), token]).encode())
     root = Path(__file__).parent
     import initbench_kernels
 

@@ -9,6 +9,7 @@ from initbench_core.errors import MissingDataError, UserError
 from initbench_core.experiments import Experiment
 from initbench_core.presentation.progress import Progress
 from initbench_core.presentation.report import draw_figures, write_report
+from initbench_core.records.files import make_folder
 from initbench_core.records.folder import ResultsFolder, RunName
 from initbench_core.records.store import RecordFile
 from initbench_core.training.data import DataSource
@@ -32,13 +33,17 @@ def run_experiments(
     """Run `experiments` and leave records, figures and the report in `out`; arguments as the command line's.
 
     Raises:
-        UserError: an argument that cannot be met, before anything is measured or changed.
+        UserError: an argument that cannot be met (before anything is measured), data or a checkpoint that cannot be
+            read, or a refusal to write.
     """
     _check(profile, device, data_dir, download)
     _be_deterministic()
     device = environment.choose_device(device)
     folder = ResultsFolder(out)
     folder.prepare()
+    for extra in (checkpoints, tensorboard):
+        if extra is not None:
+            make_folder(extra)
     with folder.lock(), Progress(len(experiments)) as progress:
         setting = Setting(
             profile=profile,
@@ -54,10 +59,17 @@ def run_experiments(
         for experiment in experiments:
             configs = experiment.grid(setting)
             name = RunName(experiment.name, profile, environment.device_slug(device))
+            data = sorted({config.data for config in configs if hasattr(config, "data")})
             records = RecordFile(
                 folder.records(name),
-                environment.identity(described, experiment.source, folder.token()),
-                {"profile": profile, "seeds": setting.seeds, "environment": described},
+                environment.identity(described, experiment.source, data, folder.token()),
+                {
+                    "profile": profile,
+                    "seeds": setting.seeds,
+                    "trials": len(configs),
+                    "data": data,
+                    "environment": described,
+                },
                 fresh=fresh,
             )
             progress.start(experiment.name, len(configs), sum(is_recorded(experiment, c, records) for c in configs))

@@ -15,8 +15,10 @@ import torch
 
 from initbench_core import cli
 from initbench_core.experiments import names
+from initbench_core.records.schema import seal
 from initbench_core.records.store import read
 from initbench_core.training.data import digits
+from tests.initbench_core.training.test_data import write_mnist
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'kernels'}"}
@@ -95,6 +97,8 @@ def test_a_finished_run_is_not_repeated_but_fresh_is(call: Call, tmp_path: Path)
         (("run", "overflow", "--sedes", "3"), "No such option"),
         (("run", "overflow", "--download"), "--download needs --data-dir"),
         (("run", "overflow", "--data-dir", "/nowhere/data"), "--data-dir /nowhere/data is no folder"),
+        (("run", "overflow", "--checkpoints", "/dev/null/x"), "cannot write /dev/null/x"),
+        (("run", "overflow", "--tensorboard", "/dev/null/x"), "cannot write /dev/null/x"),
         (("plot", "nothing"), "no experiment 'nothing'"),
         (("rum",), "No such command"),
     ],
@@ -107,7 +111,7 @@ def test_bad_input_is_one_line_and_code_2(call: Call, tmp_path: Path, arguments:
     assert errors.count("\n") == 1
     assert errors.startswith("initbench: ")
     assert output == ""
-    assert not (tmp_path / "results" / "runs").exists()
+    assert not list((tmp_path / "results").rglob("*.jsonl"))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
@@ -138,7 +142,8 @@ def test_records_of_a_newer_schema(call: Call, tmp_path: Path) -> None:
     arguments = ("run", "overflow", "--profile", "smoke", "--device", "cpu", "--out", tmp_path)
     call(*arguments)
     records = tmp_path / "runs" / "overflow-smoke-cpu.jsonl"
-    records.write_text(records.read_text().replace('"schema": 1', '"schema": 7'))
+    bodies = [json.loads(line) for line in records.read_text().splitlines()]
+    records.write_text("".join(seal({k: v for k, v in b.items() if k != "crc"} | {"schema": 7}) for b in bodies))
     before = records.read_bytes()
     for command in (arguments, ("report", "--out", tmp_path), ("plot", "--out", tmp_path)):
         code, _, errors = call(*command)
@@ -206,7 +211,7 @@ def test_an_interrupted_run_continues_where_it_stopped(tmp_path: Path, number: i
     _, errors = process.communicate(timeout=60)
     assert process.returncode == code
     if code > 0:
-        assert "the same command continues from there" in errors
+        assert "the same command (without --fresh) continues from there" in errors
         assert errors.count("\n") == 1
     records = tmp_path / "runs" / "gradient_clipping-smoke-cpu.jsonl"
     kept = records.read_bytes()
@@ -214,7 +219,7 @@ def test_an_interrupted_run_continues_where_it_stopped(tmp_path: Path, number: i
     assert 3 <= len(done) < TRIALS
     manifest = json.loads((tmp_path / "runs" / "gradient_clipping-smoke-cpu.manifest.json").read_text())
     assert manifest["finished"] is False
-    if number == signal.SIGINT:
+    if number in (signal.SIGINT, signal.SIGKILL):
         again = subprocess.run([*COMMAND, *ARGUMENTS, str(tmp_path)], env=ENVIRONMENT, capture_output=True, text=True)
         assert again.returncode == 0, again.stderr
         lines = records.read_bytes()
@@ -238,3 +243,49 @@ def test_missing_data_stops_one_experiment_not_the_others(
     assert errors.count("\n") == 1
     assert f"Report:  {tmp_path}/README.md" in output
     assert [p.name for p in (tmp_path / "runs").glob("*.jsonl")] == ["overflow-smoke-cpu.jsonl"]
+
+
+def test_an_unfinished_run_is_named_and_not_drawn(call: Call, tmp_path: Path) -> None:
+    arguments = ("run", "overflow", "--profile", "smoke", "--device", "cpu", "--out", tmp_path)
+    call(*arguments)
+    records = tmp_path / "runs" / "overflow-smoke-cpu.jsonl"
+    manifest = tmp_path / "runs" / "overflow-smoke-cpu.manifest.json"
+    records.write_text("".join(records.read_text().splitlines(keepends=True)[:3]))
+    manifest.write_text(manifest.read_text().replace('"finished": true', '"finished": false'))
+    assert call("report", "--out", tmp_path)[0] == 0
+    assert "is unfinished: 3 of 8" in (tmp_path / "README.md").read_text()
+    code, _, errors = call("plot", "--out", tmp_path)
+    assert code == 2
+    assert "no finished run of" in errors
+    _, output, _ = call(*arguments)
+    assert "3 recorded already; continuing" in output
+    assert "is unfinished" not in (tmp_path / "README.md").read_text()
+
+
+def test_two_data_sets_are_never_pooled(call: Call, tmp_path: Path) -> None:
+    arguments = (
+        "run",
+        "mnist_cnn",
+        "--profile",
+        "smoke",
+        "--seeds",
+        1,
+        "--device",
+        "cpu",
+        "--out",
+        tmp_path / "results",
+    )
+    assert call(*arguments)[0] == 0
+    write_mnist(tmp_path / "data")
+    assert call(*arguments, "--data-dir", tmp_path / "data")[0] == 0
+    records = read(tmp_path / "results" / "runs" / "mnist_cnn-smoke-cpu.jsonl").records
+    assert {r.config["data"] for r in records} == {"mnist"}
+    assert len(list((tmp_path / "results" / "runs" / "older").glob("*.jsonl"))) == 1
+
+
+def test_checkpoints_and_tensorboard_go_where_asked(call: Call, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    options = ("--checkpoints", tmp_path / "c", "--tensorboard", tmp_path / "t", "--out", tmp_path / "results")
+    assert call("run", "cifar_mlp", "--profile", "smoke", "--seeds", 1, "--device", "cpu", *options)[0] == 0
+    assert len(list((tmp_path / "t").rglob("events.out.tfevents.*"))) == 4
+    assert not list((tmp_path / "c").iterdir()), "recorded trials need no checkpoint"

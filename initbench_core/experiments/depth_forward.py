@@ -25,6 +25,7 @@ from matplotlib.figure import Figure
 
 from initbench_core.networks.theory import relu_growth
 from initbench_core.presentation import plots
+from initbench_core.presentation.statistics import spread
 from initbench_core.records.frame import tidy
 from initbench_core.records.schema import Emission, Measurement, Record
 from initbench_core.training.setting import Setting
@@ -54,7 +55,10 @@ def grid(setting: Setting) -> Iterator[Config]:
 
 
 def run(config: Config, setting: Setting) -> Iterator[Emission]:
-    """Draw the networks one after another, in float32: its overflow is part of the result."""
+    """Draw the networks one after another, in float32: its overflow is part of the result.
+
+    The statistics are taken in float64; squares of float32 activations would leave its range first.
+    """
     if config.arm == "product":
         yield from _products(config, setting)
         return
@@ -66,8 +70,8 @@ def run(config: Config, setting: Setting) -> Iterator[Emission]:
             if layer and config.arm == "fresh":
                 weight, bias = _layer(config, setting.device)
             x = torch.relu(weight @ x + bias)
-            statistics["mean"].append(x.mean().item())
-            statistics["std"].append(x.std().item())
+            statistics["mean"].append(x.double().mean().item())
+            statistics["std"].append(x.double().std().item())
         setting.progress((draw + 1) / config.draws)
     axes = {
         "layer": list(range(config.layers)) * config.draws,
@@ -139,15 +143,15 @@ def findings(records: Sequence[Record]) -> Iterator[str]:
     yield (
         f"At He's scale 50 fresh layers end at a std of {np.median(fresh):.2f} (median; {fresh.min():.2f} to "
         f"{fresh.max():.2f} over {len(fresh)} networks), one layer applied 50 times at {np.median(tied):.2f} "
-        f"({tied.min():.3f} to {tied.max():.0f}): the notebook's drift comes from tying, not from He's scale."
+        f"({tied.min():.3f} to {tied.max():.0f}); the log of the std scatters by {_log_scatter(fresh):.2f} over fresh "
+        f"networks and {_log_scatter(tied):.2f} over tied ones."
     )
     yield (
         f"At std 1 float32 overflows at layer {_first_overflow(frame, 'fresh'):.0f} (median), each layer multiplying "
         f"the scale by about {math.sqrt(relu_growth(512, 1.0)):.0f} = sqrt(512 / 2)."
     )
     products = frame[frame["metric"] == "product_variance"]["value"].to_numpy()
-    center, low, high = plots.interval(products)
-    yield f"The variance of x @ W is {center:.0f} ({low:.0f} to {high:.0f}, {len(products)} draws); theory: 512."
+    yield f"The variance of x @ W is {spread(products, form='.0f')}; theory: 512."
 
 
 def figures(records: Sequence[Record]) -> Mapping[str, Figure]:
@@ -155,7 +159,7 @@ def figures(records: Sequence[Record]) -> Mapping[str, Figure]:
     frame = tidy(records)
     frame = frame[frame["metric"] == "std"]
     figure, axes = plots.panels(
-        1, 2, title="Std 1 overflows near layer 30; at He's std fresh layers hold, a tied one drifts"
+        1, 2, title="The scale of the signal: one layer applied again and again (tied), and fresh layers"
     )
     for panel, (scale, std) in zip(axes, SCALES.items(), strict=True):
         for color, arm in zip(plots.CYCLE, ("tied", "fresh"), strict=False):
@@ -168,7 +172,12 @@ def figures(records: Sequence[Record]) -> Mapping[str, Figure]:
         start = SCALES[scale] * math.sqrt(512 / 2 * (1 - 1 / math.pi))  # Var relu(z) = (1 - 1/pi)/2 of z's variance
         plots.theory(panel, layers, start * relu_growth(512, std**2) ** (layers / 2))
         panel.set_yscale("log")
-        plots.label(panel, x="layer", y="std of the activations", title=f"weights of std {std:.3g}")
+        plots.label(
+            panel,
+            x="layer, from 0 as the notebook counts",
+            y="std of the activations",
+            title=f"weights of std {std:.3g}",
+        )
         panel.legend(loc="upper left")
     overflow = _first_overflow(tidy(records), "fresh")
     if np.isfinite(overflow):

@@ -6,9 +6,9 @@ The lecture this grows from lists clipping as an "eventual hack" and clips each 
 gradient's direction; clipping by the norm of all gradients does not. Both are measured on the toy regression in two
 settings that diverge: weights too large (std 0.5) at a rate of 0.003, and good weights (Kaiming) at a rate of 0.3.
 
-Expected: without clipping both diverge within a few steps. Clipping by norm to about 1, the size of a healthy gradient
-here, trains; a bound too low is slow, one too high still diverges or bounces. Clipping by value turns the first
-gradient by a measurable angle.
+Expected: without clipping both diverge within a few steps. With it the step is at most rate times bound, so each rate
+has its own right bound: too low does not arrive in the steps there are, too high bounces or diverges. Clipping by value
+turns the first gradient by a measurable angle, clipping by norm does not.
 Source: Pascanu et al. 2013, "On the difficulty of training recurrent neural networks", section 3.2.
 """
 
@@ -21,14 +21,13 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from initbench_core.experiments.toy_regression import TARGET, least_squares_loss, line
 from initbench_core.networks.initializers import initialize_layers_
 from initbench_core.networks.models import mlp
 from initbench_core.presentation import plots
 from initbench_core.records.frame import per_trial
 from initbench_core.records.schema import Emission, Record, scalar
-from initbench_core.training.data import Data
-from initbench_core.training.evaluation import loss_of
+from initbench_core.training.data import Data, line
+from initbench_core.training.evaluation import LINE_TARGET, least_squares_loss, loss_of
 from initbench_core.training.setting import Setting
 from initbench_core.training.train import Recipe, train
 
@@ -64,26 +63,36 @@ def run(config: Config, setting: Setting) -> Iterator[Emission]:
     initialize_layers_(model, init)
     yield scalar("first_direction_cosine", "1", _direction_kept(model, points.x, points.y, config))
     level = least_squares_loss(points)
+    held_out = line(1000)
     recipe = Recipe(
         epochs=config.steps,
         lr=lr,
         clip_value=config.bound if config.clip == "value" else None,
         clip_norm=config.bound if config.clip == "norm" else None,
-        target=TARGET * level,
+        target=LINE_TARGET * level,
         target_metric="train_loss",
         record_every=max(1, config.steps // 50),
         evaluate_every=config.steps,
         model_metrics=("gradient_norm",),
     )
-    yield from train(model, Data("line", points, points, points), recipe, seed=config.seed, setting=setting)
+    yield from train(model, Data("line", points, held_out, held_out), recipe, seed=config.seed, setting=setting)
 
 
 def _direction_kept(model: nn.Module, x: torch.Tensor, y: torch.Tensor, config: Config) -> float:
     """Cosine between the first gradient and what clipping makes of it."""
-    gradients = torch.autograd.grad(loss_of(model(x), y), list(model.parameters()))
-    raw = torch.cat([g.flatten() for g in gradients]).double()
-    clipped = raw.clamp(-config.bound, config.bound) if config.clip == "value" and config.bound else raw
+    loss_of(model(x), y).backward()
+    raw = _flat_gradient(model)
+    if config.clip == "value" and config.bound is not None:
+        nn.utils.clip_grad_value_(model.parameters(), config.bound)
+    elif config.clip == "norm" and config.bound is not None:
+        nn.utils.clip_grad_norm_(model.parameters(), config.bound)
+    clipped = _flat_gradient(model)
+    model.zero_grad()
     return float(torch.dot(raw, clipped) / (raw.norm() * clipped.norm()))
+
+
+def _flat_gradient(model: nn.Module) -> torch.Tensor:
+    return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]).double()
 
 
 def _name(clip: str, bound: float) -> str:
@@ -128,8 +137,9 @@ def findings(records: Sequence[Record]) -> Iterator[str]:
         )
     cosine = rows["direction kept (cosine)"]["large weights"]
     yield (
-        f"Clipping by norm keeps the gradient's direction; by value 0.01, 0.1 and 1 the first step's cosine to it is "
-        f"{cosine['value 0.01']:.2f}, {cosine['value 0.1']:.2f} and {cosine['value 1']:.2f} (large weights)."
+        f"Cosine between the first gradient and what clipping makes of it (large weights): {cosine['norm 1']:.3f} by "
+        f"norm 1, and {cosine['value 0.01']:.2f}, {cosine['value 0.1']:.2f}, {cosine['value 1']:.2f} by value 0.01, "
+        f"0.1, 1."
     )
 
 
@@ -138,7 +148,7 @@ def figures(records: Sequence[Record]) -> Mapping[str, Figure]:
     frame = per_trial(records)
     steps, n = int(frame["steps"].max()), frame["seed"].nunique()
     figure, axes = plots.panels(
-        1, 1, title=f"The right bound trains what diverges without clipping ({n} seeds, {steps} steps)", height=2.6
+        1, 1, title=f"How clipping changes two trainings that diverge without it (n = {n}, {steps} steps)", height=2.6
     )
     columns = [_name(*clip) for clip in CLIPS]
     cells, text = {}, {}
@@ -147,7 +157,7 @@ def figures(records: Sequence[Record]) -> Mapping[str, Figure]:
             cell = _cell(frame, case, clip, bound)
             cells[case, _name(clip, bound)] = list(cell["outcome"])
             loss = cell["final_train_loss"].median()
-            text[case, _name(clip, bound)] = f"{loss:.2f}" if loss < 1e3 else "no finite loss"
+            text[case, _name(clip, bound)] = "no finite loss" if math.isnan(loss) else f"{loss:.3g}"
     plots.outcome_map(axes, cells, list(CASES), columns, text)
     plots.label(axes, x="clipping by value or by norm (in the cell: median final training loss)", y="")
     plots.outcome_legend(axes, frame["outcome"])

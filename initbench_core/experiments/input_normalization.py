@@ -22,13 +22,13 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
-from initbench_core.experiments.toy_regression import TARGET, least_squares_loss
 from initbench_core.networks.initializers import initialize_layers_
 from initbench_core.networks.models import mlp
 from initbench_core.presentation import plots
 from initbench_core.records.frame import per_trial
 from initbench_core.records.schema import Emission, Record, scalar
 from initbench_core.training.data import Data, Split
+from initbench_core.training.evaluation import LINE_TARGET, least_squares_loss
 from initbench_core.training.setting import Setting
 from initbench_core.training.train import Recipe, train
 
@@ -58,17 +58,18 @@ def grid(setting: Setting) -> Iterator[Config]:
                     yield Config(model, inputs, round(lr, 8), steps, seed)
 
 
-def badly_scaled(samples: int = 500) -> Split:
-    """Draw x [samples, 8] with stds 0.32 to 3.2 and means as large, and y [samples, 1] with unit noise."""
-    z = torch.randn(samples, 8)
-    stds = torch.logspace(-0.5, 0.5, 8)
-    y = z @ torch.randn(8, 1) + torch.randn(samples, 1)
-    return Split(stds * (z + 1), y)
+def badly_scaled(samples: int = 500) -> tuple[Split, Split]:
+    """Draw a training and a held-out split: x [samples, 8], stds 0.32 to 3.2, means as large; y with unit noise."""
+    slope, stds = torch.randn(8, 1), torch.logspace(-0.5, 0.5, 8)
+    z = torch.randn(2 * samples, 8)
+    y = z @ slope + torch.randn(2 * samples, 1)
+    x = stds * (z + 1)
+    return Split(x[:samples], y[:samples]), Split(x[samples:], y[samples:])
 
 
-def prepare(x: torch.Tensor, inputs: str) -> torch.Tensor:
-    """Return `x` [N, features] as the arm wants it."""
-    mean, std = x.mean(dim=0), x.std(dim=0)
+def prepare(x: torch.Tensor, inputs: str, reference: torch.Tensor) -> torch.Tensor:
+    """Return `x` [N, features] as the arm wants it, by the statistics of `reference`, the training inputs."""
+    mean, std = reference.mean(dim=0), reference.std(dim=0)
     return {"raw": x, "centered": x - mean, "scaled": x / std, "standardized": (x - mean) / std}[inputs]
 
 
@@ -81,21 +82,22 @@ def condition_number(x: torch.Tensor) -> float:
 
 def run(config: Config, setting: Setting) -> Iterator[Emission]:
     """Train one model until the target or the end of its steps."""
-    raw = badly_scaled()
-    split = Split(prepare(raw.x, config.inputs), raw.y)
+    raw, unseen = badly_scaled()
+    split = Split(prepare(raw.x, config.inputs, raw.x), raw.y)
+    held_out = Split(prepare(unseen.x, config.inputs, raw.x), unseen.y)
     model = mlp(8, 32, 0 if config.model == "linear" else 2, 1)
     initialize_layers_(model, "kaiming_normal")
     yield scalar("condition_number", "1", condition_number(split.x))
     recipe = Recipe(
         epochs=config.steps,
         lr=config.lr,
-        target=TARGET * least_squares_loss(raw),
+        target=LINE_TARGET * least_squares_loss(raw),
         target_metric="train_loss",
         stop_at_target=True,
         record_every=max(1, config.steps // 20),
         evaluate_every=config.steps,
     )
-    yield from train(model, Data("badly_scaled", split, split, split), recipe, seed=config.seed, setting=setting)
+    yield from train(model, Data("badly_scaled", split, held_out, held_out), recipe, seed=config.seed, setting=setting)
 
 
 def best_rate(records: Sequence[Record]) -> pd.DataFrame:
@@ -147,7 +149,7 @@ def figures(records: Sequence[Record]) -> Mapping[str, Figure]:
     best = best_rate(records)
     budget = int(best["steps"].max())
     figure, axes = plots.panels(
-        1, 2, title="Steps to the target follow the condition number of the inputs", height=3.8, sharey=True
+        1, 2, title="Steps to the target, at the best rate, by condition number of the inputs", height=3.8, sharey=True
     )
     for panel, model in zip(axes, MODELS, strict=True):
         for color, inputs in zip(plots.CYCLE, ARMS, strict=False):
@@ -165,6 +167,6 @@ def figures(records: Sequence[Record]) -> Mapping[str, Figure]:
     if len(linear):
         at = np.geomspace(1, best["condition_number"].max(), 50)
         slope = float(np.exp(np.log(linear["steps_to_target"] / linear["condition_number"]).median()))
-        plots.theory(axes[0], at, np.maximum(1, slope * at), "proportional")
+        axes[0].plot(at, np.maximum(1, slope * at), ls=":", lw=1.2, color=plots.INK, label="proportional, fitted")
     axes[0].legend(loc="upper left", bbox_to_anchor=(0.0, 0.9))
     return {"steps": figure}

@@ -18,11 +18,13 @@ Source: Ioffe & Szegedy 2015.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from initbench_core.networks.models import cnn
 from initbench_core.presentation import plots
+from initbench_core.presentation.statistics import interval, spread, verdict
 from initbench_core.records.frame import per_trial, tidy
 from initbench_core.records.schema import Emission, Record
 from initbench_core.training.setting import Setting
@@ -100,8 +102,8 @@ def table(records: Sequence[Record]) -> pd.DataFrame:
     rows = []
     keys = ["data", "norm", "implementation", "dropout", "weight_decay"]
     for (data, norm, implementation, dropout, decay), cell in per_trial(records).groupby(keys, sort=False):
-        loss = plots.interval(cell["best_validation_loss"].to_numpy())
-        accuracy = plots.interval(cell["test_accuracy"].to_numpy())
+        loss = interval(cell["best_validation_loss"].to_numpy())
+        accuracy = interval(cell["test_accuracy"].to_numpy())
         rows.append(
             {
                 "data": data,
@@ -109,9 +111,11 @@ def table(records: Sequence[Record]) -> pd.DataFrame:
                 "dropout": dropout,
                 "weight decay": decay,
                 "validation loss (nats)": loss[0],
-                "95%": f"{loss[1]:.4g} to {loss[2]:.4g}",
+                "low": loss[1],
+                "high": loss[2],
                 "test accuracy": accuracy[0],
-                "95% ": f"{accuracy[1]:.4g} to {accuracy[2]:.4g}",
+                "low ": accuracy[1],
+                "high ": accuracy[2],
                 "n": len(cell),
             }
         )
@@ -125,14 +129,13 @@ def findings(records: Sequence[Record]) -> Iterator[str]:
     control, after = loss["no BatchNorm"], loss["native, after ReLU"]
     epochs, data = records[0].config["epochs"], records[0].config["data"]
     yield (
-        f"After at most {epochs} epochs on {data} the validation loss is {control.mean():.3f} without BatchNorm and "
-        f"{after.mean():.3f} with it after the ReLU ({len(after)} seeds): the control arm the lecture lacked."
+        f"After at most {epochs} epochs on {data} the validation loss is {spread(control)} without BatchNorm, the "
+        f"control arm that the lecture lacked, and {spread(after)} with it after the ReLU."
     )
     by_hand = abs(loss["handwritten, after ReLU"] - after).max()
     yield f"Hand-written and native BatchNorm differ by at most {by_hand:.4f} in the loss of the same seed."
-    center, low, high = plots.interval(loss["native, before ReLU"] - after)
-    decided = "the interval includes 0: not decided" if low <= 0 <= high else "the interval excludes 0"
-    yield f"BatchNorm before the ReLU minus after it: {center:+.3f} (95% {low:+.3f} to {high:+.3f}, paired); {decided}."
+    difference = loss["native, before ReLU"] - after
+    yield f"BatchNorm before the ReLU minus after it, paired: {spread(difference, form='+.3f')}; {verdict(difference)}."
 
 
 def figures(records: Sequence[Record]) -> Mapping[str, Figure]:
@@ -141,7 +144,8 @@ def figures(records: Sequence[Record]) -> Mapping[str, Figure]:
     frame = frame[(frame["dropout"] == 0.5) & (frame["weight_decay"] == 1e-4)]
     batches = frame[frame["metric"] == "train_loss"]["step"].max() / frame["epoch"].max()
     data, seeds = frame["data"].iloc[0], frame["seed"].nunique()
-    last = frame[frame["metric"] == "best_validation_loss"].groupby("norm")["value"].mean()
+    best = frame[(frame["metric"] == "best_validation_loss") & (frame["implementation"] == "native")]
+    last = best.groupby("norm")["value"].mean()
     figure, axes = plots.panels(
         1, 2, title=f"Loss {last['none']:.2f} without BatchNorm, {last['after']:.2f} with it ({data}, {seeds} seeds)",
         height=4.0, sharey=True,
@@ -150,7 +154,7 @@ def figures(records: Sequence[Record]) -> Mapping[str, Figure]:
         arm = frame[(frame["norm"] == norm) & (frame["implementation"] == implementation)]
         dashes = "--" if implementation == "handwritten" else "-"
         train_loss = arm[arm["metric"] == "train_loss"]
-        train_loss = train_loss.assign(epoch=(train_loss["step"] / batches).round().clip(lower=1))
+        train_loss = train_loss.assign(epoch=np.ceil(train_loss["step"] / batches))
         means = train_loss.groupby(["seed", "epoch"])["value"].mean().reset_index()
         name = _name(norm, implementation)
         plots.band(axes[0], means, "epoch", name=name, log=True, color=color, ls=dashes)

@@ -24,6 +24,7 @@ from matplotlib.figure import Figure
 
 from initbench_core.networks.theory import relu_growth
 from initbench_core.presentation import plots
+from initbench_core.presentation.statistics import interval
 from initbench_core.records.frame import tidy
 from initbench_core.records.schema import Emission, Measurement, Record
 from initbench_core.training.setting import Setting
@@ -75,7 +76,7 @@ def per_layer_factor(frame: pd.DataFrame, metric: str, variance: float) -> tuple
     chosen = frame[(frame["metric"] == metric) & (frame["variance"] == variance)]
     wide = chosen.pivot(index="draw", columns="layer", values="value")
     growth = (wide.iloc[:, -1] / wide.iloc[:, 0]).to_numpy() ** (1 / (wide.shape[1] - 1))
-    return plots.interval(growth if metric == "activation_variance" else 1 / growth, log=True)
+    return interval(growth if metric == "activation_variance" else 1 / growth, log=True)
 
 
 def table(records: Sequence[Record]) -> pd.DataFrame:
@@ -109,7 +110,7 @@ def figures(records: Sequence[Record]) -> Mapping[str, Figure]:
     frame = tidy(records)
     draws = frame["draw"].nunique()
     figure, axes = plots.panels(
-        1, 2, title="Only He's variance, 0.02, keeps activations and gradients in scale", height=4.0
+        1, 2, title="Variance of activations and gradients in 50 layers, by variance of the weights", height=4.0
     )
     for panel, metric, title, limits in (
         (axes[0], "activation_variance", "forward: pre-activations", (1e-80, 1e100)),
@@ -119,7 +120,7 @@ def figures(records: Sequence[Record]) -> Mapping[str, Figure]:
             chosen = frame[(frame["metric"] == metric) & (frame["variance"] == variance)]
             plots.band(panel, chosen, "layer", name=f"{variance:g}", log=True, color=color)
             center = chosen[chosen["layer"] == (1 if metric == "activation_variance" else 50)]["value"]
-            start, _, _ = plots.interval(center.to_numpy(), log=True)
+            start, _, _ = interval(center.to_numpy(), log=True)
             layers = np.arange(1, 51)
             away = layers - 1 if metric == "activation_variance" else 50 - layers
             plots.theory(panel, layers, start * relu_growth(100, variance) ** away, name="")

@@ -25,10 +25,11 @@ from torch import nn
 from initbench_core.networks.initializers import initialize_layers_
 from initbench_core.networks.models import NORM_PLACES, mlp
 from initbench_core.presentation import plots
+from initbench_core.presentation.statistics import spread
 from initbench_core.records.frame import per_trial, tidy
 from initbench_core.records.schema import Emission, Record, scalar
-from initbench_core.training.data import Data, Split
-from initbench_core.training.evaluation import constant_loss
+from initbench_core.training.data import Data, line
+from initbench_core.training.evaluation import LINE_TARGET, constant_loss, least_squares_loss
 from initbench_core.training.setting import Setting
 from initbench_core.training.train import Recipe, train
 
@@ -36,7 +37,6 @@ NOTEBOOK_SEED = 42
 # In the notebook's order of construction, which fixes the random draws of each.
 NOTEBOOK = {"large": ("normal(10)", "none"), "small": ("normal(0.01)", "none"), "batch_norm": ("normal(1)", "before")}
 INITS = ("normal(0.01)", "normal(0.1)", "normal(1)", "normal(10)", "xavier_normal", "kaiming_normal", "torch_default")
-TARGET = 1.05  # times the least-squares loss
 
 
 @dataclass(frozen=True)
@@ -62,20 +62,6 @@ def grid(setting: Setting) -> Iterator[Config]:
                 yield Config("factorial", init, norm, steps, seed)
 
 
-def line(samples: int, generator: torch.Generator | None = None) -> Split:
-    """Draw x and y = 3x + noise, each [samples, 1]."""
-    x = torch.randn(samples, 1, generator=generator)
-    return Split(x, 3 * x + torch.randn(samples, 1, generator=generator))
-
-
-def least_squares_loss(split: Split) -> float:
-    """Return the mean squared error of the best straight line through `split`."""
-    design = torch.cat([split.x, torch.ones_like(split.x)], dim=1).double()
-    target = split.y.double()
-    solution = torch.linalg.lstsq(design, target).solution
-    return float((design @ solution - target).square().mean())
-
-
 def _network(init: str, norm: str) -> nn.Module:
     model = mlp(1, 128, 3, 1, norm=norm)
     initialize_layers_(model, init)
@@ -98,7 +84,7 @@ def run(config: Config, setting: Setting) -> Iterator[Emission]:
     recipe = Recipe(
         epochs=config.steps,
         lr=0.003,
-        target=TARGET * level,
+        target=LINE_TARGET * level,
         target_metric="train_loss",
         record_every=max(1, config.steps // 200),
         evaluate_every=max(1, config.steps // 20),
@@ -119,8 +105,8 @@ def table(records: Sequence[Record]) -> pd.DataFrame:
                 "BatchNorm": norm,
                 "n": len(cell),
                 "outcomes": ", ".join(sorted(set(cell["outcome"]))),
-                "train loss": cell.get("final_train_loss", pd.Series(dtype=float)).mean(),
-                "held-out loss": cell.get("test_loss", pd.Series(dtype=float)).mean(),
+                "train loss": cell["final_train_loss"].mean(),
+                "held-out loss": cell["test_loss"].mean(),
                 "least squares": cell["least_squares_loss"].mean(),
                 "first bad step": cell["first_bad_step"].min(),
             }
@@ -137,21 +123,24 @@ def findings(records: Sequence[Record]) -> Iterator[str]:
     """The notebook's lesson beside the cells that it left out."""
     plain, large = _cell(records, "kaiming_normal", "none"), _cell(records, "normal(10)", "before")
     yield (
-        f"Kaiming without BatchNorm ends at a held-out loss of {plain['test_loss'].mean():.3f} "
-        f"({(plain['outcome'] == 'trained').sum()} of {len(plain)} trained), and std 10 diverges with BatchNorm too "
-        f"({(large['outcome'] == 'diverged').sum()} of {len(large)}): scale and normalization are two questions."
+        f"Kaiming without BatchNorm: {_trained(plain)} trained, held-out loss {spread(plain['test_loss'])}. Std 10 "
+        f"with BatchNorm: {(large['outcome'] == 'diverged').sum()} of {len(large)} diverged. Scale and normalization "
+        f"are two questions."
     )
     small = _cell(records, "normal(0.01)", "none")
     yield (
-        f"Std 0.01 without BatchNorm ends at {small['final_train_loss'].mean():.3f}, the constant predictor at "
-        f"{small['constant_loss'].mean():.3f}: only the last bias learns."
+        f"Std 0.01 without BatchNorm ends at {spread(small['final_train_loss'])}; the constant predictor has "
+        f"{small['constant_loss'].mean():.3f}."
     )
     before, after = _cell(records, "kaiming_normal", "before"), _cell(records, "kaiming_normal", "after")
     yield (
-        f"With BatchNorm Kaiming's training loss is {before['final_train_loss'].mean():.3f} (before the ReLU) and "
-        f"{after['final_train_loss'].mean():.3f} (after), the held-out loss {before['test_loss'].mean():.3f} and "
-        f"{after['test_loss'].mean():.3f}; a straight line has {before['least_squares_loss'].mean():.3f} in training."
+        f"Kaiming with BatchNorm, held-out loss: {spread(before['test_loss'])} before the ReLU, "
+        f"{spread(after['test_loss'])} after it; {_trained(before)} and {_trained(after)} trained."
     )
+
+
+def _trained(cell: pd.DataFrame) -> str:
+    return f"{(cell['outcome'] == 'trained').sum()} of {len(cell)}"
 
 
 def figures(records: Sequence[Record]) -> Mapping[str, Figure]:
@@ -161,9 +150,7 @@ def figures(records: Sequence[Record]) -> Mapping[str, Figure]:
 
 def _draw_notebook(records: Sequence[Record]) -> Figure:
     frame = tidy([r for r in records if r.config["arm"] != "factorial"])
-    figure, axes = plots.panels(
-        1, 1, title="Too large diverges, too small stalls; BatchNorm at std 1 trains", height=3.8
-    )
+    figure, axes = plots.panels(1, 1, title="The notebook's three trainings, with the levels it left out", height=3.8)
     names = {"large": "std 10", "small": "std 0.01", "batch_norm": "std 1 + BatchNorm"}
     for color, (arm, trial) in zip(plots.CYCLE, frame.groupby("arm", sort=False), strict=False):
         curve = trial[trial["metric"] == "train_loss"]
@@ -177,7 +164,8 @@ def _draw_notebook(records: Sequence[Record]) -> Figure:
     plots.level(axes, levels["least_squares_loss"], "least squares")
     axes.set(xscale="log", yscale="log", ylim=(0.8, 30))
     plots.label(axes, x="step", y="training loss (squared error)")
-    axes.legend(loc="center left")
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="center left")
     return figure
 
 
@@ -186,12 +174,12 @@ def _draw_factorial(records: Sequence[Record]) -> Figure:
     frame = frame[frame["arm"] == "factorial"]
     n = frame["seed"].nunique()
     figure, axes = plots.panels(
-        1, 1, title=f"Scale decides; BatchNorm helps where the last layer lets it ({n} seeds a cell)", height=4.2
+        1, 1, title=f"How each initialization ends, by place of BatchNorm (n = {n})", height=4.2
     )
     cells = {(i, p): list(_cell(records, i, p)["outcome"]) for i in INITS for p in NORM_PLACES}
     text = {}
     for init, norm in cells:
-        losses = _cell(records, init, norm).get("test_loss", pd.Series(dtype=float)).dropna()
+        losses = _cell(records, init, norm)["test_loss"].dropna()
         text[init, norm] = f"{losses.mean():.3f}" if len(losses) else "no finite loss"
     plots.outcome_map(axes, cells, INITS, NORM_PLACES, text)
     plots.label(axes, x="place of BatchNorm (in the cell: mean held-out loss)", y="initial weights")

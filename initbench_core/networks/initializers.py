@@ -15,6 +15,7 @@ from torch import nn
 
 from initbench_core.networks.fans import WEIGHT_LAYERS, Fans, layer_fans, torch_fans
 from initbench_core.networks.gains import gain
+from initbench_core.networks.theory import truncated_normal_variance
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ SCHEMES: dict[str, Scheme] = {
 }
 
 # Standard deviation of a unit normal truncated at 2: a variance of 0.7737.
-TRUNCATED_STD = math.sqrt(1 - 4 * math.exp(-2.0) / math.sqrt(2 * math.pi) / math.erf(math.sqrt(2)))
+TRUNCATED_STD = math.sqrt(truncated_normal_variance(2))
 
 
 @dataclass(frozen=True)

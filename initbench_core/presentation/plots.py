@@ -1,6 +1,5 @@
 """The suite's drawing: one style, and the few things that every figure draws the same way."""
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -13,10 +12,12 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from scipy import stats
 
-# matplotlib's petroff10: ten colours told apart with every common colour vision (Petroff 2021).
-CYCLE = ["#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd"]
+from initbench_core.presentation.statistics import interval
+
+# matplotlib's petroff10, told apart with every common colour vision (Petroff 2021), without its red: that one marks
+# divergence.
+CYCLE = ["#3f90da", "#ffa90e", "#832db6", "#94a4a2", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd"]
 INK = "#333333"
 
 # How an outcome looks, in every figure: fill colour, marker.
@@ -73,27 +74,10 @@ def label(axes: Axes, *, x: str, y: str, title: str = "") -> None:
         axes.set_title(title)
 
 
-def interval(values: Sequence[float] | np.ndarray, *, log: bool = False) -> tuple[float, float, float]:
-    """Return mean and 95% Student interval (center, low, high) of repetitions; geometric with `log`.
-
-    A single value has no interval: low and high are nan.
-    """
-    numbers = np.asarray(values, dtype=float)
-    if log:
-        numbers = np.log(numbers[numbers > 0])
-    numbers = numbers[np.isfinite(numbers)]
-    if not len(numbers):
-        return math.nan, math.nan, math.nan
-    center = numbers.mean()
-    half = math.nan
-    if len(numbers) > 1:
-        half = float(stats.t.ppf(0.975, len(numbers) - 1) * numbers.std(ddof=1) / math.sqrt(len(numbers)))
-    ends = (center, center - half, center + half)
-    return tuple(float(np.exp(e)) for e in ends) if log else tuple(float(e) for e in ends)  # type: ignore[return-value]
-
-
 def band(axes: Axes, frame: pd.DataFrame, x: str, *, name: str, log: bool = False, **line: Any) -> None:
     """Draw mean and 95% interval over repetitions of `frame`'s "value" along column `x`."""
+    if frame.empty:
+        return
     rows = [(at, *interval(group["value"].to_numpy(), log=log)) for at, group in frame.groupby(x)]
     at, center, low, high = (np.array(column) for column in zip(*rows, strict=True))
     (drawn,) = axes.plot(at, center, label=name, **line)
@@ -175,7 +159,7 @@ def outcome_map(
             outcomes = cells[row, column]
             left = float(j)
             for name, (color, _) in OUTCOME_STYLE.items():
-                share = list(outcomes).count(name) / len(outcomes)
+                share = list(outcomes).count(name) / max(1, len(outcomes))
                 axes.add_patch(Rectangle((left, i), share * 0.96, 0.92, color=color, alpha=0.85, lw=0))
                 left += share * 0.96
             axes.text(j + 0.48, i + 0.46, text[row, column], ha="center", va="center", fontsize=9, color="black")

@@ -23,6 +23,7 @@ class Progress:
         self.name = ""
         self.trials = 0
         self.finished = 0
+        self.recorded = 0
         self.started = self.told = 0.0
         self.bars = Bars(
             TextColumn("{task.description}"),
@@ -47,7 +48,7 @@ class Progress:
     def start(self, name: str, trials: int, recorded: int) -> None:
         """Begin an experiment of so many trials, of which some are recorded already."""
         self.position += 1
-        self.name, self.trials, self.finished = name, trials, 0
+        self.name, self.trials, self.finished, self.recorded = name, trials, 0, recorded
         self.started = self.told = time.monotonic()
         description = f"({self.position} of {self.experiments}) {name}"
         self.task = self.bars.add_task(description, total=trials, trial=1)
@@ -68,10 +69,11 @@ class Progress:
         done = self.finished + fraction
         self.bars.update(self.task, completed=done, trial=min(self.finished + 1, self.trials))
         now = time.monotonic()
-        if self.console.is_terminal or now - self.told < PLAIN_INTERVAL or not done:
+        if self.console.is_terminal or now - self.told < PLAIN_INTERVAL or done <= self.recorded:
             return
         self.told = now
-        left = (now - self.started) / done * (self.trials - done)
+        # Recorded trials take no time: what is known of the others' is their share of the time since the start.
+        left = (now - self.started) / max(done - self.recorded, 1e-3) * (self.trials - done)
         trial = min(self.finished + 1, self.trials)
         self.console.print(f"  trial {trial} of {self.trials}, about {left:.0f} s left", markup=False)
 

@@ -13,7 +13,6 @@ import jinja2
 import pandas as pd
 from matplotlib.figure import Figure
 
-from initbench_core.errors import UserError
 from initbench_core.presentation.plots import OUTCOME_STYLE, style
 from initbench_core.records.files import describe, replace_file
 from initbench_core.records.folder import ResultsFolder, RunName
@@ -40,11 +39,9 @@ class Presentable(Protocol):
 Find = Callable[[str], Presentable]
 
 
-def _records(folder: ResultsFolder, run: RunName) -> Sequence[Record]:
-    records = read(folder.records(run)).records
-    if not records:
-        raise UserError(f"{folder.records(run)} holds no whole record: delete it, or run {run.experiment} again")
-    return records
+def _is_finished(folder: ResultsFolder, run: RunName) -> bool:
+    """Tell whether all trials of a run are there: figures and findings of a part would mislead."""
+    return bool(folder.manifest(run).get("finished"))
 
 
 def draw_figures(folder: ResultsFolder, experiments: Iterable[str], find: Find) -> list[Path]:
@@ -52,10 +49,10 @@ def draw_figures(folder: ResultsFolder, experiments: Iterable[str], find: Find) 
     wanted = set(experiments)
     paths = []
     for run in folder.recorded():
-        if run.experiment not in wanted:
+        if run.experiment not in wanted or not _is_finished(folder, run):
             continue
         with style():
-            for name, figure in find(run.experiment).figures(_records(folder, run)).items():
+            for name, figure in find(run.experiment).figures(read(folder.records(run)).records).items():
                 path = folder.figures / f"{run.experiment}-{name}-{run.profile}-{run.device}.png"
                 try:
                     figure.savefig(path)
@@ -70,14 +67,23 @@ def write_report(folder: ResultsFolder, find: Find) -> Path:
     template = jinja2.Environment(trim_blocks=False, autoescape=False).from_string(
         Path(__file__).with_name("report.md.j2").read_text()
     )
-    sections = [_section(folder, run, find(run.experiment)) for run in folder.recorded()]
+    runs = folder.recorded()
+    sections = [_section(folder, run, find(run.experiment)) for run in runs if _is_finished(folder, run)]
+    unfinished = [_unfinished(folder, run) for run in runs if not _is_finished(folder, run)]
     path = folder.path / "README.md"
-    replace_file(path, (template.render(sections=sections).rstrip() + "\n").encode())
+    replace_file(path, (template.render(sections=sections, unfinished=unfinished).rstrip() + "\n").encode())
     return path
 
 
+def _unfinished(folder: ResultsFolder, run: RunName) -> dict[str, Any]:
+    planned = folder.manifest(run).get("trials", "unknown")
+    return {"run": run, "recorded": len(read(folder.records(run)).records), "planned": planned}
+
+
 def _section(folder: ResultsFolder, run: RunName, experiment: Presentable) -> dict[str, Any]:
-    records = _records(folder, run)
+    records = read(folder.records(run)).records
+    table = experiment.table(records)
+    table.to_csv(folder.tables / f"{run}.csv", index=False)
     heading = f"{run.experiment} ({run.profile}, {run.device})"
     counts = Counter(record.outcome.name for record in records if record.outcome)
     return {
@@ -91,30 +97,27 @@ def _section(folder: ResultsFolder, run: RunName, experiment: Presentable) -> di
         "outcomes": ", ".join(f"{counts[name]} {name}" for name in OUTCOME_STYLE if counts[name]) or "-",
         "findings": experiment.findings(records),
         "figures": sorted(p.name for p in folder.figures.glob(f"{run.experiment}-*-{run.profile}-{run.device}.png")),
-        "table": markdown(experiment.table(records)),
+        "table": markdown(table),
         "environment": _environment(folder, run, records),
     }
 
 
 def _environment(folder: ResultsFolder, run: RunName, records: Sequence[Record]) -> str:
     manifest = folder.manifest(run)
-    environment = manifest.get("environment")
+    environment = manifest["environment"]
     seconds = sum(record.seconds for record in records)
-    if not environment:
-        return f"{len(records)} trials, {seconds:.0f} s; no manifest"
     packages = ", ".join(
         f"{p} {environment['packages'].get(p)}" for p in ("torch", "triton") if p in environment["packages"]
     )
-    state = "" if manifest.get("finished") else "; unfinished"
     return (
         f"{len(records)} trials in {seconds:.0f} s on {environment['device_name']}, {environment['threads']} threads; "
-        f"{packages}, Python {environment['python']}{state}"
+        f"{packages}, Python {environment['python']}"
     )
 
 
 def markdown(frame: pd.DataFrame) -> str:
     """Return a data frame as a Markdown table; numbers with four digits, missing ones as a dash."""
-    lines = [list(map(str, frame.columns)), ["---"] * len(frame.columns)]
+    lines = [[_cell(column) for column in frame.columns], ["---"] * len(frame.columns)]
     lines += [[_cell(value) for value in row] for row in frame.itertuples(index=False)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
@@ -124,4 +127,4 @@ def _cell(value: object) -> str:
         return "-"
     if isinstance(value, float):
         return f"{value:.4g}"
-    return str(value)
+    return str(value).replace("|", "\\|")

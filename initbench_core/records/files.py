@@ -30,7 +30,25 @@ def replace_file(path: Path, content: bytes) -> None:
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except OSError as error:
+        raise describe(error, path) from error
+    finally:
         temporary.unlink(missing_ok=True)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder with its parents, and check that it can be written.
+
+    Raises:
+        UserError: it cannot be made or written.
+    """
+    probe = path / f".probe.{os.getpid()}"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        try:
+            probe.write_bytes(b"x")
+        finally:
+            probe.unlink(missing_ok=True)
+    except OSError as error:
         raise describe(error, path) from error
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from filelock import FileLock, Timeout
 
 from initbench_core.errors import UserError
-from initbench_core.records.files import describe, replace_file
+from initbench_core.records.files import describe, make_folder, replace_file
 
 
 class RunName(NamedTuple):
@@ -41,7 +41,7 @@ class RunName(NamedTuple):
 
 @dataclass(frozen=True)
 class ResultsFolder:
-    """`runs/*.jsonl` with manifests, `figures/*.png`, `README.md`; the first is the source of the others."""
+    """`runs/*.jsonl` with manifests, and what is derived from them: `figures/*.png`, `tables/*.csv`, `README.md`."""
 
     path: Path
 
@@ -54,6 +54,11 @@ class ResultsFolder:
     def figures(self) -> Path:
         """Folder of the figures."""
         return self.path / "figures"
+
+    @property
+    def tables(self) -> Path:
+        """Folder of the tables, as CSV."""
+        return self.path / "tables"
 
     @property
     def checkpoints(self) -> Path:
@@ -74,14 +79,8 @@ class ResultsFolder:
         Raises:
             UserError: they cannot.
         """
-        try:
-            for folder in (self.path, self.runs, self.figures):
-                folder.mkdir(parents=True, exist_ok=True)
-            probe = self.runs / f".probe.{os.getpid()}"
-            probe.write_bytes(b"x")
-            probe.unlink()
-        except OSError as error:
-            raise describe(error, Path(error.filename or self.path)) from error
+        for folder in (self.path, self.runs, self.figures, self.tables):
+            make_folder(folder)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -101,6 +100,8 @@ class ResultsFolder:
             raise UserError(
                 f"{self.path} is being written by {who}: wait for it, or choose another folder with --out"
             ) from None
+        except OSError as error:
+            raise describe(error, self.path) from error
         try:
             owner.write_text(f"process {os.getpid()} on {platform.node()}\n")
             yield

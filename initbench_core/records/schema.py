@@ -114,8 +114,16 @@ def to_line(record: Record) -> str:
         "notes": list(record.notes),
         "measurements": [_encode(m) for m in record.measurements],
     }
-    text = json.dumps(body, allow_nan=False)
-    return json.dumps({**body, "crc": zlib.crc32(text.encode())}, allow_nan=False) + "\n"
+    return seal(body)
+
+
+def seal(body: dict[str, Any]) -> str:
+    """Return `body` as one line with its checksum."""
+    return json.dumps({**body, "crc": _checksum(body)}, allow_nan=False) + "\n"
+
+
+def _checksum(body: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(body, allow_nan=False).encode())
 
 
 def from_line(line: str) -> Record:
@@ -127,12 +135,12 @@ def from_line(line: str) -> Record:
     """
     try:
         body: dict[str, Any] = json.loads(line, parse_constant=_refuse_constant)
-        schema = body["schema"]
-        if isinstance(schema, int) and schema != SCHEMA:
-            raise UserError(f"records of schema {schema}, this version reads {SCHEMA}: {_advice(schema)}")
         crc = body.pop("crc")
-        if crc != zlib.crc32(json.dumps(body, allow_nan=False).encode()):
+        if crc != _checksum(body):
             raise ValueError("the checksum does not fit")
+        schema = body["schema"]
+        if schema != SCHEMA:
+            raise UserError(f"records of schema {schema}, this version reads {SCHEMA}: {_advice(schema)}")
         outcome = Outcome(body["outcome"], body["first_bad_step"]) if body["outcome"] else None
         return Record(
             experiment=body["experiment"],

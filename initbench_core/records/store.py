@@ -1,5 +1,7 @@
 """One file of records: read with damage set apart, appended to, continued."""
 
+import json
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from initbench_core.errors import UserError
-from initbench_core.records.files import append_line, replace_file, write_json
+from initbench_core.records.files import append_line, make_folder, replace_file, write_json
 from initbench_core.records.schema import SCHEMA, Record, Scalar, from_line, to_line, trial_key
 
 
@@ -40,7 +42,8 @@ def read(path: Path) -> Content:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     content = Content()
     latest: dict[str, Record] = {}
-    lines = text.splitlines(keepends=True)
+    # Not splitlines(): it also splits at characters that a damaged line may hold.
+    lines = re.findall(r"[^\n]*\n|[^\n]+", text)
     for number, line in enumerate(lines, start=1):
         if not line.endswith("\n"):
             content.torn = True
@@ -61,9 +64,9 @@ def read(path: Path) -> Content:
 class RecordFile:
     """The records of one experiment in one profile on one device, open for one writer.
 
-    Records made by another environment or other code do not count as done. They stay where they are until the first
-    new record is ready; then the old file and its manifest move to `older/`, so nothing is lost and a file never mixes
-    two environments.
+    Records made by another environment, by other code or on other data do not count as done. They stay where they are
+    until the first new record is ready; then the old file and its manifest move to `older/`, so nothing is lost and a
+    file never mixes two of these.
     """
 
     def __init__(self, path: Path, identity: str, manifest: Mapping[str, Any], *, fresh: bool = False) -> None:
@@ -72,18 +75,18 @@ class RecordFile:
         Args:
             path: the .jsonl file.
             identity: fingerprint of the environment and code that will write.
-            manifest: how the records come about; written beside the file at the first record.
+            manifest: how the records come about, with the number of "trials" planned; written beside the file.
             fresh: count nothing as done.
         """
         self.path = path
         self.identity = identity
-        self.manifest = dict(manifest)
+        self.manifest = {"schema": SCHEMA, **manifest}
         self.warnings: list[str] = []
-        content = self._repair(read(path))
-        self._mine = [r for r in content.records if r.identity == identity and not fresh]
-        self._foreign = len(self._mine) < len(content.records)
-        self._done = {record.key for record in self._mine}
-        self._started = bool(self._mine) and not self._foreign
+        records = self._repair(read(path)).records
+        mine = [] if fresh else [r for r in records if r.identity == identity]
+        self._to_set_aside = len(mine) < len(records)
+        self._done = set() if self._to_set_aside else {record.key for record in mine}
+        self._appended = False
 
     @property
     def manifest_path(self) -> Path:
@@ -96,33 +99,36 @@ class RecordFile:
 
     def append(self, record: Record) -> None:
         """Add one trial, durably."""
-        if not self._started:
-            self._start()
+        if not self._appended:
+            if self._to_set_aside:
+                self._set_aside()
+            write_json(self.manifest_path, {**self.manifest, "finished": False})
+            self._appended = True
         append_line(self.path, to_line(record))
         self._done.add(record.key)
 
-    def finish(self, trials: int) -> None:
-        """Note in the manifest that all `trials` planned are recorded."""
-        if self._started:
-            write_json(self.manifest_path, {"schema": SCHEMA, **self.manifest, "trials": trials, "finished": True})
+    def finish(self) -> None:
+        """Note in the manifest that all trials that were planned, and no others, are recorded.
 
-    def _start(self) -> None:
-        """Move what another environment recorded out of the way and begin with the manifest."""
-        if self._foreign:
-            self._set_aside()
-        write_json(self.manifest_path, {"schema": SCHEMA, **self.manifest, "finished": False})
-        self._started = True
+        Where nothing was added, a manifest that says so already stays as it is: it tells of what measured them.
+        """
+        if self._done and (self._appended or not self._is_finished()):
+            write_json(self.manifest_path, {**self.manifest, "finished": len(self._done) == self.manifest["trials"]})
+
+    def _is_finished(self) -> bool:
+        try:
+            return bool(json.loads(self.manifest_path.read_text())["finished"])
+        except (OSError, ValueError, KeyError):
+            return False
 
     def _set_aside(self) -> None:
         older = self.path.parent / "older"
-        older.mkdir(exist_ok=True)
+        make_folder(older)
         stamp = f"{time.strftime('%Y%m%dT%H%M%S')}-{time.time_ns() % 10**9:09d}"
         for file in (self.path, self.manifest_path):
             if file.exists():
                 file.rename(older / f"{stamp}-{file.name}")
-        self.warnings.append(f"earlier records of other code or another environment are now in {older}")
-        for record in self._mine:
-            append_line(self.path, to_line(record))
+        self.warnings.append(f"earlier records of other code, data or another environment are now in {older}")
 
     def _repair(self, content: Content) -> Content:
         """Set damaged lines apart in a file beside, and rewrite the records without them."""

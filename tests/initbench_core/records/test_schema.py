@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from initbench_core.errors import UserError
-from initbench_core.records.schema import Measurement, Outcome, Record, from_line, scalar, to_line, trial_key
+from initbench_core.records.schema import Measurement, Outcome, Record, from_line, scalar, seal, to_line, trial_key
 
 
 def strictly(line: str) -> dict[str, object]:
@@ -62,7 +62,9 @@ def test_one_changed_character_is_noticed(position: int) -> None:
 
 
 def test_another_schema_is_refused_by_name() -> None:
-    line = to_line(record()).replace('"schema": 1', '"schema": 9')
+    body = json.loads(to_line(record()))
+    del body["crc"]
+    line = seal({**body, "schema": 9})
     with pytest.raises(UserError, match=r"schema 9.*update initbench"):
         from_line(line)
 
@@ -76,3 +78,8 @@ def test_keys_depend_on_the_configuration_alone() -> None:
 def test_axes_must_fit() -> None:
     with pytest.raises(ValueError, match="2 values but 1 along 'step'"):
         Measurement("loss", "1", [1.0, 2.0], {"step": [1]})
+
+
+def test_a_damaged_schema_digit_is_damage_not_another_schema() -> None:
+    with pytest.raises(ValueError, match="checksum"):
+        from_line(to_line(record()).replace('"schema": 1', '"schema": 3'))

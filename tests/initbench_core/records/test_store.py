@@ -1,6 +1,7 @@
 """Files of records under faults: torn, damaged, foreign, full, killed in mid-write."""
 
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 from initbench_core.errors import UserError
 from initbench_core.records import files
 from initbench_core.records.files import append_line, replace_file
-from initbench_core.records.schema import Record, scalar, to_line
+from initbench_core.records.schema import Record, scalar, seal, to_line
 from initbench_core.records.store import RecordFile, read
 
 
@@ -20,8 +21,8 @@ def record(seed: int, identity: str = "here", value: float = 1.0) -> Record:
     return Record("exp", {"seed": seed}, identity, [scalar("loss", "1", value)])
 
 
-def open_file(path: Path, identity: str = "here", *, fresh: bool = False) -> RecordFile:
-    return RecordFile(path, identity, {"profile": "quick"}, fresh=fresh)
+def open_file(path: Path, identity: str = "here", *, fresh: bool = False, trials: int = 3) -> RecordFile:
+    return RecordFile(path, identity, {"profile": "quick", "trials": trials}, fresh=fresh)
 
 
 @pytest.fixture
@@ -103,16 +104,48 @@ def test_two_set_aside_in_one_second_do_not_overwrite_each_other(path: Path) -> 
 def test_the_manifest_says_when_all_is_recorded(path: Path) -> None:
     records = open_file(path)
     assert '"finished": false' in records.manifest_path.read_text()
-    records.finish(3)
+    records.finish()
     assert '"finished": true' in records.manifest_path.read_text()
 
 
+def test_an_extension_is_unfinished_until_it_is_complete(path: Path) -> None:
+    open_file(path).finish()
+    more = open_file(path, trials=5)
+    more.append(record(3))
+    assert '"finished": false' in more.manifest_path.read_text()
+    # The shorter command again has nothing to do, and does not make the file whole.
+    open_file(path, trials=3).finish()
+    assert '"finished": false' in more.manifest_path.read_text()
+    rest = open_file(path, trials=5)
+    rest.append(record(4))
+    rest.finish()
+    assert '"finished": true' in rest.manifest_path.read_text()
+
+
+def test_a_manifest_of_a_finished_run_stays_as_it_is(path: Path) -> None:
+    open_file(path).finish()
+    before = open_file(path).manifest_path.read_bytes()
+    RecordFile(path, "here", {"profile": "quick", "trials": 3, "commit": "a later one"}).finish()
+    assert open_file(path).manifest_path.read_bytes() == before
+
+
 def test_a_newer_schema_is_refused_with_its_place(path: Path) -> None:
-    path.write_text(path.read_text().replace('"schema": 1', '"schema": 2', 1))
+    body = json.loads(path.read_text().splitlines()[0])
+    del body["crc"]
+    path.write_text(seal({**body, "schema": 2}))
     before = path.read_bytes()
     with pytest.raises(UserError, match=r"exp-quick-cpu.jsonl:1: records of schema 2"):
         open_file(path)
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("character", ["\x0b", "\x0c", "\x85", "\u2028"])
+def test_a_damaged_line_stays_one_line(path: Path, character: str) -> None:
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text(lines[0] + lines[1].replace("loss", f"lo{character}s") + lines[2])
+    content = read(path)
+    assert [number for number, _ in content.damaged] == [2]
+    assert not content.torn
 
 
 def test_a_full_disk_takes_the_line_back_and_says_so(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
