@@ -71,10 +71,9 @@ def _differentiable_backward(
         # The saved statistics are numbers; their dependence on x has to be in the graph.
         mean, var, _ = reference.statistics(x)
         rstd = (var + eps).rsqrt()
-    if y is not None:
-        # Mask first, by the sign that the residual had its part in.
-        dy = torch.where(y <= 0, 0.0, dy)
-    grads = reference.backward(dy, x, mean, rstd, weight, bias, y, training=training)
+    # The sign is a constant almost everywhere: it needs no graph, and with a residual only y knows it.
+    judged = reference.pre_activation(x, mean, rstd, weight, bias) if y is None else y
+    grads = reference.gradients(reference.masked(dy, judged), x, mean, rstd, weight, training=training)
     return (
         grads.dx.to(x.dtype),
         None if weight is None else grads.dweight.to(weight.dtype),

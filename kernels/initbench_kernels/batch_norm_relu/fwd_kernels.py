@@ -29,9 +29,10 @@ def batch_norm_relu_fwd_stats_kernel(
     Traffic: 1R. Program 0 also adds 1 to num_batches_tracked, which the next launch reads.
     """
     block, split = program_of(channels, block_channels)
-    if num_batches_tracked_ptr is not None:  # noqa: SIM102: Triton decides the outer condition when it compiles
-        if tl.program_id(0) == 0:
-            tl.store(num_batches_tracked_ptr, tl.load(num_batches_tracked_ptr) + 1)
+    if num_batches_tracked_ptr is not None:
+        first_program = tl.program_id(0) == 0
+        batches = tl.load(num_batches_tracked_ptr, mask=first_program, other=0)
+        tl.store(num_batches_tracked_ptr, batches + 1, mask=first_program)
 
     first = split * tiles_per_program
     stop = tl.minimum(first + tiles_per_program, tile_count(rows, width_units, ALIGN, BLOCK_N, BLOCK_L))

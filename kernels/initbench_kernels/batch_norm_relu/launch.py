@@ -145,9 +145,12 @@ def forward(
     Args:
         x: [N, C, ...] dense, not empty.
         residual: with the strides of `x`, or None.
-        weight, bias: contiguous [C] or None.
-        fixed_mean, fixed_var: contiguous [C] statistics to normalize with (evaluation); None means the batch's own.
-        running_mean, running_var: contiguous [C] running statistics to update, or None.
+        weight: contiguous [C] or None.
+        bias: contiguous [C] or None.
+        fixed_mean: contiguous [C] mean to normalize with (evaluation); None means the batch's own statistics.
+        fixed_var: contiguous [C] variance to normalize with, where `fixed_mean` is given.
+        running_mean: contiguous [C] to update, or None.
+        running_var: contiguous [C] to update, or None.
         num_batches_tracked: int64 scalar to increment, or None.
         momentum: of the update; None means the cumulative average, 1 / num_batches_tracked.
         eps: added to the variance.
@@ -198,9 +201,12 @@ def backward(
         dy: with the strides of `x`.
         x: as in `forward`.
         y: the output, where a residual took part in it; else None.
-        weight, bias, stats: as in `forward`.
+        weight: as in `forward`.
+        bias: as in `forward`.
+        stats: what `forward` returned.
         training: whether the statistics were the batch's own.
-        need_dx, need_dparams: which gradients to compute.
+        need_dx: whether to compute dx.
+        need_dparams: whether to compute dweight and dbias.
 
     Returns:
         dx as `x`; dparams [2, C] = dweight, dbias in the parameters' dtype; dresidual as `x`. None where not needed.

@@ -1,9 +1,17 @@
 """Builds of the kernels for every row of the tuning tables: what `static_cost` compiles. Imports Triton."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from initbench_kernels.batch_norm_relu import launch
+from initbench_kernels.batch_norm_relu.bwd_kernels import (
+    batch_norm_relu_bwd_dx_kernel,
+    batch_norm_relu_bwd_reduce_kernel,
+)
+from initbench_kernels.batch_norm_relu.fwd_kernels import (
+    batch_norm_relu_fwd_normalize_kernel,
+    batch_norm_relu_fwd_stats_kernel,
+)
 from initbench_kernels.batch_norm_relu.layout import Layout
 from initbench_kernels.batch_norm_relu.tile_kernels import SIZES
 from initbench_kernels.batch_norm_relu.tiling import Tiling
@@ -28,7 +36,7 @@ LAYOUTS = {
 BITS = {"bf16": 16, "fp32": 32}
 
 
-def _build(label: str, kernel: Any, choice: tuple[launch.Tile, Tiling], dtype: str, pointers: dict[str, str | None],
+def _build(label: str, kernel: Any, choice: tuple[launch.Tile, Tiling], dtype: str, pointers: Mapping[str, str | None],
            scalars: dict[str, str], constants: dict[str, Any], tensors: tuple[int, int]) -> Build:  # fmt: skip
     """Assemble a build; `tensors` is how many full tensors it loads and stores."""
     tile, tiling = choice
@@ -52,30 +60,31 @@ def _builds_of(label: str, layout: Layout, dtype: str) -> Iterator[Build]:
         launch.choose(name, layout, BITS[dtype] // 8) for name in ("fwd_stats", "fwd_normalize", "bwd_reduce", "bwd_dx")
     )
     yield _build(
-        f"stats-{label}", launch.batch_norm_relu_fwd_stats_kernel, stats, dtype,
+        f"stats-{label}", batch_norm_relu_fwd_stats_kernel, stats, dtype,
         {"x_ptr": dtype, "partials_ptr": "fp32", "num_batches_tracked_ptr": "i64"}, {}, {}, (1, 0),
     )  # fmt: skip
-    affine = {"weight_ptr": "fp32", "bias_ptr": "fp32"}
+    affine: dict[str, str | None] = {"weight_ptr": "fp32", "bias_ptr": "fp32"}
     for mode in ("train", "eval", "residual"):
         batch, fixed = (None, "fp32") if mode == "eval" else ("fp32", None)
-        statistics = {"partials_ptr": batch, "running_mean_ptr": batch, "running_var_ptr": batch,
+        statistics: dict[str, str | None] = {"partials_ptr": batch, "running_mean_ptr": batch, "running_var_ptr": batch,
                       "fixed_mean_ptr": fixed, "fixed_var_ptr": fixed, "num_batches_tracked_ptr": None}  # fmt: skip
         residual = dtype if mode == "residual" else None
         yield _build(
-            f"normalize_{mode}-{label}", launch.batch_norm_relu_fwd_normalize_kernel, normalize, dtype,
+            f"normalize_{mode}-{label}", batch_norm_relu_fwd_normalize_kernel, normalize, dtype,
             {"x_ptr": dtype, "residual_ptr": residual, "y_ptr": dtype, "stats_ptr": "fp32"} | statistics | affine,
-            {"momentum": "fp32", "eps": "fp32"}, {"BLOCK_K": launch.merge_rows(normalize[1])}, (2 if residual else 1, 1),
+            {"momentum": "fp32", "eps": "fp32"}, {"BLOCK_K": launch.merge_rows(normalize[1])},
+            (2 if residual else 1, 1),
         )  # fmt: skip
         g, early_dx = residual, dtype if mode == "eval" else None
         yield _build(
-            f"reduce_{mode}-{label}", launch.batch_norm_relu_bwd_reduce_kernel, reduce, dtype,
+            f"reduce_{mode}-{label}", batch_norm_relu_bwd_reduce_kernel, reduce, dtype,
             {"x_ptr": dtype, "y_ptr": residual, "dy_ptr": dtype, "g_ptr": g, "dx_ptr": early_dx, "stats_ptr": "fp32",
              "partials_ptr": "fp32"} | affine,
             {}, {}, (3 if residual else 2, 0 if g is None and early_dx is None else 1),
         )  # fmt: skip
     for masked in (False, True):
         yield _build(
-            f"dx{'_masked' if masked else ''}-{label}", launch.batch_norm_relu_bwd_dx_kernel, dx, dtype,
+            f"dx{'_masked' if masked else ''}-{label}", batch_norm_relu_bwd_dx_kernel, dx, dtype,
             {"x_ptr": dtype, "dy_ptr": dtype, "dx_ptr": dtype, "stats_ptr": "fp32", "partials_ptr": "fp32",
              "dweight_ptr": "fp32", "dbias_ptr": "fp32"} | affine,
             {"inverse_count": "fp32"}, {"BLOCK_K": launch.merge_rows(dx[1]), "MASKED": masked}, (2, 1),

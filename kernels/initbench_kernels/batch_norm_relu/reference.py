@@ -21,12 +21,12 @@ class Statistics(NamedTuple):
     Attributes:
         mean: [C] mean over batch and space.
         var: [C] biased variance (divided by M).
-        count: M, the number of values per channel.
+        values: M, the number of values per channel.
     """
 
     mean: Tensor
     var: Tensor
-    count: int
+    values: int
 
 
 class Gradients(NamedTuple):
@@ -121,6 +121,48 @@ def forward(
     return pre_activation(x, mean, rstd, weight, bias, residual).relu().to(x.dtype)
 
 
+def gradients(
+    g: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor | None = None, *, training: bool
+) -> Gradients:
+    """Return the gradients of `forward`, given g, that of the pre-activation.
+
+    Over the M values of a channel:
+
+        dbias   = sum g
+        dweight = sum g * x_hat
+        dx      = weight * rstd * (g - dbias / M - x_hat * dweight / M)    training: mean and rstd depend on x
+        dx      = weight * rstd * g                                       otherwise
+        dresidual = g
+
+    Args:
+        g: as `x`, in the arithmetic's dtype; see `masked`.
+        x: as given to `forward`.
+        mean: as given to `forward`.
+        rstd: as given to `forward`.
+        weight: as given to `forward`.
+        training: whether mean and rstd are the batch's own.
+
+    Source: Ioffe and Szegedy 2015, section 3, with dvar and dmean substituted.
+    """
+    x_hat = (x.to(g.dtype) - per_channel(mean, x, 0.0)) * per_channel(rstd, x, 1.0)
+    dbias = g.sum(_reduced(x))
+    dweight = (g * x_hat).sum(_reduced(x))
+    centred = g
+    if training:
+        values = x.numel() // x.shape[1]
+        centred = g - per_channel(dbias / values, x, 0.0) - x_hat * per_channel(dweight / values, x, 0.0)
+    dx = centred * per_channel(rstd if weight is None else rstd * weight, x, 1.0)
+    return Gradients(dx, dweight, dbias, g)
+
+
+def masked(dy: Tensor, judged: Tensor) -> Tensor:
+    """Return `dy` in the arithmetic's dtype, 0 where `judged`, the pre-activation or the output, is <= 0.
+
+    As in torch.relu: 0 passes no gradient, and NaN does.
+    """
+    return torch.where(judged <= 0, 0.0, dy.to(arithmetic_dtype(dy)))
+
+
 def backward(
     dy: Tensor,
     x: Tensor,
@@ -132,32 +174,6 @@ def backward(
     *,
     training: bool,
 ) -> Gradients:
-    """Return the gradients of `forward`.
-
-    With g = dy where the pre-activation is not <= 0 (so NaN passes, and 0 does not, as in torch.relu), over the M
-    values of a channel:
-
-        dbias   = sum g
-        dweight = sum g * x_hat
-        dx      = weight * rstd * (g - dbias / M - x_hat * dweight / M)    training: mean and rstd depend on x
-        dx      = weight * rstd * g                                       otherwise
-        dresidual = g
-
-    Args:
-        dy: gradient of the output, as `x`.
-        x, mean, rstd, weight, bias, residual: as given to `forward`.
-        training: whether mean and rstd are the batch's own.
-
-    Source: Ioffe and Szegedy 2015, section 3, with dvar and dmean substituted.
-    """
-    z = pre_activation(x, mean, rstd, weight, bias, residual)
-    g = torch.where(z <= 0, 0.0, dy.to(z.dtype))
-    x_hat = (x.to(z.dtype) - per_channel(mean, x, 0.0)) * per_channel(rstd, x, 1.0)
-    dbias = g.sum(_reduced(x))
-    dweight = (g * x_hat).sum(_reduced(x))
-    centred = g
-    if training:
-        count = x.numel() // x.shape[1]
-        centred = g - per_channel(dbias / count, x, 0.0) - x_hat * per_channel(dweight / count, x, 0.0)
-    dx = centred * per_channel(rstd if weight is None else rstd * weight, x, 1.0)
-    return Gradients(dx, dweight, dbias, g)
+    """Return the gradients of `forward` for the gradient `dy` of its output; other arguments as in `forward`."""
+    g = masked(dy, pre_activation(x, mean, rstd, weight, bias, residual))
+    return gradients(g, x, mean, rstd, weight, training=training)

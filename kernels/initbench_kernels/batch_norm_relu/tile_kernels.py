@@ -22,8 +22,9 @@ def program_of(channels, block_channels):
 
 @triton.jit
 def tile_count(rows, width_units, ALIGN: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_L: tl.constexpr):
-    """Number of tiles of one block."""
-    return tl.cdiv(rows, BLOCK_N) * tl.cdiv(width_units * ALIGN, BLOCK_L)
+    """Return the number of tiles of one block."""
+    width = width_units.to(tl.int64) * ALIGN
+    return (tl.cdiv(rows, BLOCK_N) * tl.cdiv(width, BLOCK_L)).to(tl.int32)
 
 
 @triton.jit
@@ -37,7 +38,7 @@ def tile_at(
     invalid stays invalid: `valid_steps` and the Welford update count on it.
     """
     row_stride = row_units.to(tl.int64) * ALIGN
-    width = width_units * ALIGN
+    width = width_units.to(tl.int64) * ALIGN
     row_tiles = tl.cdiv(rows, BLOCK_N)
     row = (tile % row_tiles) * BLOCK_N
     column = (tile // row_tiles) * BLOCK_L
@@ -63,7 +64,7 @@ def valid_steps(
     valid if it is valid in the first of them.
     """
     row_tiles = tl.cdiv(rows, BLOCK_N)
-    last_column = (tl.cdiv(width_units * ALIGN, BLOCK_L) - 1) * row_tiles
+    last_column = tile_count(rows, width_units, ALIGN, BLOCK_N, BLOCK_L) - row_tiles
     full = tl.minimum(tl.maximum(last_column - first, 0), last - first)
     _, in_last_column = tile_at(
         last_column, block, rows, row_units, width_units, tail_units, ALIGN, BLOCK_N, BLOCK_L, CHANNEL_OF
@@ -82,10 +83,7 @@ def lane_matches(
 ):  # fmt: skip
     """Return whether a lane belongs to a channel of the block, [BLOCK_L, BLOCK_CH]."""
     lane = tl.arange(0, BLOCK_L)
-    if CHANNEL_OF == "mod":
-        channel = lane % channels
-    else:
-        channel = lane // (width_units * ALIGN // block_channels)
+    channel = lane % channels if CHANNEL_OF == "mod" else lane // (width_units * ALIGN // block_channels)
     return channel[:, None] == tl.arange(0, BLOCK_CH)[None, :]
 
 
@@ -112,9 +110,7 @@ def spread_to_lanes(
     ALIGN: tl.constexpr, BLOCK_L: tl.constexpr, BLOCK_CH: tl.constexpr, CHANNEL_OF: tl.constexpr,
 ):  # fmt: skip
     """Give each lane its channel's value: [BLOCK_CH] to what broadcasts against a tile."""
-    if CHANNEL_OF == "one":
-        lanes = values[None, :]
-    elif CHANNEL_OF == "same":
+    if CHANNEL_OF == "one" or CHANNEL_OF == "same":
         lanes = values[None, :]
     else:
         matches = lane_matches(channels, width_units, block_channels, ALIGN, BLOCK_L, BLOCK_CH, CHANNEL_OF)
