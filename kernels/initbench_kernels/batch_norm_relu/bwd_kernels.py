@@ -7,6 +7,7 @@ from initbench_kernels.batch_norm_relu.tile_kernels import (
     SIZES,
     affine_of,
     channels_of,
+    channels_of_lanes,
     program_of,
     spread_to_lanes,
     sum_to_channels,
@@ -30,13 +31,14 @@ def batch_norm_relu_bwd_reduce_kernel(
     Any of y_ptr, g_ptr, dx_ptr and partials_ptr may be None. Traffic: 2R, with a residual 3R + 1W; dx adds 1W.
     """
     block, split = program_of(channels, block_channels)
-    channel, exists = channels_of(block, channels, block_channels, BLOCK_CH)
-    mean = tl.load(stats_ptr + channel, mask=exists, other=0.0)
-    rstd = tl.load(stats_ptr + channels + channel, mask=exists, other=0.0)
-    weight, bias = affine_of(weight_ptr, bias_ptr, channel, exists)
-    mean = spread_to_lanes(mean, channels, width_units, block_channels, ALIGN, BLOCK_L, BLOCK_CH, CHANNEL_OF)
-    scale = spread_to_lanes(rstd * weight, channels, width_units, block_channels, ALIGN, BLOCK_L, BLOCK_CH, CHANNEL_OF)
-    bias = spread_to_lanes(bias, channels, width_units, block_channels, ALIGN, BLOCK_L, BLOCK_CH, CHANNEL_OF)
+    # Nothing has to be merged before the loop, so each lane loads the numbers of its channel directly.
+    lane_channel, lane_exists = channels_of_lanes(
+        block, channels, width_units, block_channels, ALIGN, BLOCK_L, CHANNEL_OF
+    )
+    mean = tl.load(stats_ptr + lane_channel, mask=lane_exists, other=0.0)
+    rstd = tl.load(stats_ptr + channels + lane_channel, mask=lane_exists, other=0.0)
+    weight, bias = affine_of(weight_ptr, bias_ptr, lane_channel, lane_exists)
+    scale = rstd * weight
 
     lane_g = tl.zeros([BLOCK_N, BLOCK_L], dtype=tl.float32)
     lane_gx = tl.zeros([BLOCK_N, BLOCK_L], dtype=tl.float32)
@@ -65,6 +67,7 @@ def batch_norm_relu_bwd_reduce_kernel(
     if partials_ptr is not None:
         sum_g = sum_to_channels(lane_g, channels, width_units, block_channels, ALIGN, BLOCK_L, BLOCK_CH, CHANNEL_OF)
         sum_gx = sum_to_channels(lane_gx, channels, width_units, block_channels, ALIGN, BLOCK_L, BLOCK_CH, CHANNEL_OF)
+        channel, exists = channels_of(block, channels, block_channels, BLOCK_CH)
         out = partials_ptr + split.to(tl.int64) * channels + channel
         tl.store(out, sum_g, mask=exists)
         tl.store(out + splits.to(tl.int64) * channels, sum_gx, mask=exists)
@@ -101,9 +104,8 @@ def batch_norm_relu_bwd_dx_kernel(
     """
     block, split = program_of(channels, block_channels)
     channel, exists = channels_of(block, channels, block_channels, BLOCK_CH)
-    rstd = tl.load(stats_ptr + channels + channel, mask=exists, other=0.0)
     dbias, sum_gx = merge_sums(partials_ptr, splits, channels, channel, exists, BLOCK_K, BLOCK_CH)
-    dweight = sum_gx * rstd
+    dweight = sum_gx * tl.load(stats_ptr + channels + channel, mask=exists, other=0.0)
     if split == 0:
         if dweight_ptr is not None:
             tl.store(dweight_ptr + channel, dweight, mask=exists)
@@ -111,20 +113,19 @@ def batch_norm_relu_bwd_dx_kernel(
             tl.store(dbias_ptr + channel, dbias, mask=exists)
 
     if dx_ptr is not None:
-        mean = tl.load(stats_ptr + channel, mask=exists, other=0.0)
-        weight, bias = affine_of(weight_ptr, bias_ptr, channel, exists)
-        mean = spread_to_lanes(mean, channels, width_units, block_channels, ALIGN, BLOCK_L, BLOCK_CH, CHANNEL_OF)
-        scale = spread_to_lanes(
-            rstd * weight, channels, width_units, block_channels, ALIGN, BLOCK_L, BLOCK_CH, CHANNEL_OF
+        lane_channel, lane_exists = channels_of_lanes(
+            block, channels, width_units, block_channels, ALIGN, BLOCK_L, CHANNEL_OF
         )
-        bias = spread_to_lanes(bias, channels, width_units, block_channels, ALIGN, BLOCK_L, BLOCK_CH, CHANNEL_OF)
+        mean = tl.load(stats_ptr + lane_channel, mask=lane_exists, other=0.0)
+        rstd = tl.load(stats_ptr + channels + lane_channel, mask=lane_exists, other=0.0)
+        weight, bias = affine_of(weight_ptr, bias_ptr, lane_channel, lane_exists)
+        scale = rstd * weight
         mean_g = spread_to_lanes(
             dbias * inverse_count, channels, width_units, block_channels, ALIGN, BLOCK_L, BLOCK_CH, CHANNEL_OF
         )
-        slope = spread_to_lanes(
-            dweight * rstd * inverse_count, channels, width_units, block_channels,
-            ALIGN, BLOCK_L, BLOCK_CH, CHANNEL_OF,
-        )  # fmt: skip
+        slope = rstd * spread_to_lanes(
+            dweight * inverse_count, channels, width_units, block_channels, ALIGN, BLOCK_L, BLOCK_CH, CHANNEL_OF
+        )
         first = split * tiles_per_program
         stop = tl.minimum(first + tiles_per_program, tile_count(rows, width_units, ALIGN, BLOCK_N, BLOCK_L))
         for tile in range(first, stop):

@@ -77,14 +77,41 @@ def valid_steps(
 
 
 @triton.jit
+def local_channels(
+    channels, width_units, block_channels,
+    ALIGN: tl.constexpr, BLOCK_L: tl.constexpr, CHANNEL_OF: tl.constexpr,
+):  # fmt: skip
+    """Return which of the block's channels each lane belongs to, [BLOCK_L], or [1] where they share one."""
+    if CHANNEL_OF == "one":
+        local = tl.arange(0, 1)
+    elif CHANNEL_OF == "same":
+        local = tl.arange(0, BLOCK_L)
+    elif CHANNEL_OF == "mod":
+        local = tl.arange(0, BLOCK_L) % channels
+    else:
+        local = tl.arange(0, BLOCK_L) // (width_units * ALIGN // block_channels)
+    return local
+
+
+@triton.jit
+def channels_of_lanes(
+    block, channels, width_units, block_channels,
+    ALIGN: tl.constexpr, BLOCK_L: tl.constexpr, CHANNEL_OF: tl.constexpr,
+):  # fmt: skip
+    """Return the tensor's channel that each lane belongs to and whether it exists, broadcastable against a tile."""
+    local = local_channels(channels, width_units, block_channels, ALIGN, BLOCK_L, CHANNEL_OF)[None, :]
+    channel = block * block_channels + local
+    return channel, (local < block_channels) & (channel < channels)
+
+
+@triton.jit
 def lane_matches(
     channels, width_units, block_channels,
     ALIGN: tl.constexpr, BLOCK_L: tl.constexpr, BLOCK_CH: tl.constexpr, CHANNEL_OF: tl.constexpr,
 ):  # fmt: skip
     """Return whether a lane belongs to a channel of the block, [BLOCK_L, BLOCK_CH]."""
-    lane = tl.arange(0, BLOCK_L)
-    channel = lane % channels if CHANNEL_OF == "mod" else lane // (width_units * ALIGN // block_channels)
-    return channel[:, None] == tl.arange(0, BLOCK_CH)[None, :]
+    local = local_channels(channels, width_units, block_channels, ALIGN, BLOCK_L, CHANNEL_OF)
+    return local[:, None] == tl.arange(0, BLOCK_CH)[None, :]
 
 
 @triton.jit
