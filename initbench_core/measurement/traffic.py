@@ -4,6 +4,9 @@ These are the logical bytes that a kernel asks for, once for each element and ac
 memory if nothing were cached. They need no GPU, but a process with TRITON_INTERPRET=1 set before Triton is imported.
 """
 
+import importlib
+import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -94,3 +97,23 @@ def count_traffic() -> Iterator[Traffic]:
         mock.patch.object(executor, "__call__", counted_launch),
     ):
         yield traffic
+
+
+def main(operators: list[str]) -> int:
+    """Print one JSON line per run of these operators' `offline` modules."""
+    for name in operators:
+        for run in importlib.import_module(name).runs():
+            with count_traffic() as traffic:
+                run.call()
+            record = {
+                "name": run.name,
+                "elements": run.elements,
+                "launches": len(traffic.launches),
+                "bytes_per_element": traffic.total_bytes() / run.elements,
+            }
+            print(json.dumps(record, allow_nan=False), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,13 +1,16 @@
-"""Builds of the kernels for every row of the tuning tables: what `static_cost` compiles. Imports Triton."""
+"""What `static_cost` compiles and interprets: every row of the tuning tables, every pass. Imports Triton."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+import torch
 
 from initbench_kernels.batch_norm_relu import launch
 from initbench_kernels.batch_norm_relu.bwd_kernels import (
     batch_norm_relu_bwd_dx_kernel,
     batch_norm_relu_bwd_reduce_kernel,
 )
+from initbench_kernels.batch_norm_relu.function import batch_norm_relu
 from initbench_kernels.batch_norm_relu.fwd_kernels import (
     batch_norm_relu_fwd_normalize_kernel,
     batch_norm_relu_fwd_stats_kernel,
@@ -15,7 +18,7 @@ from initbench_kernels.batch_norm_relu.fwd_kernels import (
 from initbench_kernels.batch_norm_relu.layout import Layout
 from initbench_kernels.batch_norm_relu.tile_kernels import SIZES
 from initbench_kernels.batch_norm_relu.tiling import Tiling
-from initbench_kernels.builds import Build
+from initbench_kernels.builds import Build, Run
 
 # One layout for each way to cut a tensor, and for each alignment that real shapes have.
 LAYOUTS = {
@@ -27,9 +30,7 @@ LAYOUTS = {
     "rows_32_folded": Layout(65536, 32, 1),
     "planes_7x7": Layout(32, 512, 49),
     "planes_14x14": Layout(32, 256, 196),
-    "planes_28x28": Layout(32, 128, 784),
     "planes_56x56": Layout(32, 64, 3136),
-    "planes_112x112": Layout(32, 64, 12544),
     "planes_17x17_unaligned": Layout(31, 33, 289),
     "one_sample_large": Layout(1, 8, 65536),
 }
@@ -40,7 +41,6 @@ def _build(label: str, kernel: Any, choice: tuple[launch.Tile, Tiling], dtype: s
            scalars: dict[str, str], constants: dict[str, Any], tensors: tuple[int, int]) -> Build:  # fmt: skip
     """Assemble a build; `tensors` is how many full tensors it loads and stores."""
     tile, tiling = choice
-    tile_bits = tiling.block_n * tiling.block_l * BITS[dtype]
     arguments = {pointer: f"*{kind}" for pointer, kind in pointers.items() if kind is not None}
     arguments |= scalars | dict.fromkeys(SIZES, "i32")
     absent = {pointer: None for pointer, kind in pointers.items() if kind is None}
@@ -50,7 +50,9 @@ def _build(label: str, kernel: Any, choice: tuple[launch.Tile, Tiling], dtype: s
         arguments=arguments,
         constants=launch.constants_of(tiling) | absent | constants,
         num_warps=tile.num_warps,
-        tile_bits={"load": tensors[0] * tile_bits, "store": tensors[1] * tile_bits},
+        tile_bits=tiling.block_n * tiling.block_l * BITS[dtype],
+        tile_loads=tensors[0],
+        tile_stores=tensors[1],
         access_bits=min(128, tiling.align * BITS[dtype]),
     )
 
@@ -96,3 +98,27 @@ def builds() -> Iterator[Build]:
     for label, layout in LAYOUTS.items():
         for dtype in BITS:
             yield from _builds_of(label, layout, dtype)
+
+
+def runs() -> Iterator[Run]:
+    """Yield each pass over a tensor of each way to be cut, in bfloat16."""
+    for label, shape in {"rows_3": (60000, 3), "rows_64": (4096, 64), "planes_7x7": (64, 64, 7, 7)}.items():
+        for mode in ("train", "eval", "residual"):
+            yield from _runs_of(label, shape, mode)
+
+
+def _runs_of(label: str, shape: tuple[int, ...], mode: str) -> Iterator[Run]:
+    x = torch.randn(shape, dtype=torch.bfloat16, requires_grad=True)
+    residual = torch.randn_like(x).requires_grad_() if mode == "residual" else None
+    weight, bias = (torch.ones(shape[1], requires_grad=True) for _ in range(2))
+    running = torch.zeros(shape[1]), torch.ones(shape[1])
+    leaves = [t for t in (x, residual, weight, bias) if t is not None]
+
+    def forward() -> torch.Tensor:
+        return batch_norm_relu(
+            x, *running, weight, bias, mode != "eval", residual=residual, backend="triton"
+        )  # fmt: skip
+
+    yield Run(f"forward_{mode}-{label}", x.numel(), forward)
+    y = forward()
+    yield Run(f"backward_{mode}-{label}", x.numel(), lambda: torch.autograd.grad(y, leaves, torch.ones_like(y)))
