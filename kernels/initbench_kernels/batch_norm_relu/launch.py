@@ -41,7 +41,7 @@ class Tile(NamedTuple):
 # whose rows and channel blocks are multiples of 4 elements; elsewhere every element has an address in registers.
 TILES = {
     ("fwd_stats", "wide"): Tile(num_bytes=8192, num_warps=8, programs=4),
-    ("fwd_stats", "narrow"): Tile(num_bytes=4096, num_warps=8, programs=4),
+    ("fwd_stats", "narrow"): Tile(num_bytes=2048, num_warps=8, programs=4),
     ("fwd_normalize", "wide"): Tile(num_bytes=8192, num_warps=8, programs=4),
     ("fwd_normalize", "narrow"): Tile(num_bytes=4096, num_warps=8, programs=4),
     ("bwd_reduce", "wide"): Tile(num_bytes=4096, num_warps=8, programs=4),
