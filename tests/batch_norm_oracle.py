@@ -49,13 +49,14 @@ class Case:
     mean: float = 0.5
     eps: float = 1e-5
     momentum: float = 0.2
+    device: str = "cpu"
     x: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
-        generator = torch.Generator().manual_seed(sum(self.shape) + len(self.shape))
+        generator = torch.Generator(self.device).manual_seed(sum(self.shape) + len(self.shape))
 
         def normal(*shape: int) -> Tensor:
-            return torch.randn(*shape, generator=generator, dtype=torch.float64).float()
+            return torch.randn(*shape, generator=generator, device=self.device)
 
         channels = self.shape[1]
         self.x = arrange((normal(*self.shape) + self.mean).to(self.dtype), self.memory)
