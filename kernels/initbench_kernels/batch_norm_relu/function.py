@@ -8,6 +8,7 @@ from torch import Tensor
 
 from initbench_kernels.backend import resolve_backend
 from initbench_kernels.batch_norm_relu import operators, reference
+from initbench_kernels.batch_norm_relu.layout import dense
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -174,6 +175,8 @@ def apply_triton(
     eps: float,
 ) -> Tensor:
     """Run the kernels, recorded by autograd where a gradient is wanted; `momentum` None is the cumulative average."""
+    # Here rather than in the operator, so that the backward pass finds the one copy that the forward pass made.
+    x = dense(x)
     if residual is not None:
         residual = residual.expand_as(x)
     fixed, updated = ((None, None), running) if training else (running, (None, None))

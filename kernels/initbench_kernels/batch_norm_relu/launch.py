@@ -107,7 +107,9 @@ class _Plan(NamedTuple):
         """Launch over all blocks and splits; `merge_splits` is the number of partials, where that is another."""
         grid = (self.tiling.blocks * self.splits,)
         sizes = sizes_of(self.tiling, merge_splits or self.splits, self.tiles_per_program)
-        kernel[grid](*args, *sizes, **constants_of(self.tiling), **constants, num_warps=self.num_warps)
+        # Fusion of multiply and add is the default; Triton 3.9 warns where it is left to that.
+        options = {"num_warps": self.num_warps, "enable_fp_fusion": True}
+        kernel[grid](*args, *sizes, **constants_of(self.tiling), **constants, **options)
 
 
 def choose(name: str, layout: Layout, itemsize: int) -> tuple[Tile, Tiling]:
@@ -178,7 +180,8 @@ def forward(
             x, residual, y, weight, bias,
             partials, fixed_mean, fixed_var, running_mean, running_var,
             num_batches_tracked if momentum is None else None, stats,
-            0.0 if momentum is None else momentum, eps,
+            # An integer would be compiled in as another type.
+            0.0 if momentum is None else float(momentum), float(eps),
             merge_splits=merge_splits, BLOCK_K=merge_rows(normalize.tiling),
         )  # fmt: skip
     return y, stats

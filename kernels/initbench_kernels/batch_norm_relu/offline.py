@@ -93,11 +93,38 @@ def _builds_of(label: str, layout: Layout, dtype: str) -> Iterator[Build]:
         )  # fmt: skip
 
 
+def _optional_arguments(label: str, layout: Layout, dtype: str) -> Iterator[Build]:
+    """Yield what the passes leave out or add: no parameters, half-precision ones, the cumulative average, no dx."""
+    normalize, reduce, dx = (
+        launch.choose(name, layout, BITS[dtype] // 8) for name in ("fwd_normalize", "bwd_reduce", "bwd_dx")
+    )
+    absent = dict.fromkeys(("weight_ptr", "bias_ptr", "residual_ptr", "fixed_mean_ptr", "fixed_var_ptr"))
+    yield _build(
+        f"normalize_cumulative-{label}", batch_norm_relu_fwd_normalize_kernel, normalize, dtype,
+        absent | {"x_ptr": dtype, "y_ptr": dtype, "stats_ptr": "fp32", "partials_ptr": "fp32",
+                  "running_mean_ptr": dtype, "running_var_ptr": dtype, "num_batches_tracked_ptr": "i64"},
+        {"momentum": "fp32", "eps": "fp32"}, {"BLOCK_K": launch.merge_rows(normalize[1])}, (1, 1),
+    )  # fmt: skip
+    yield _build(
+        f"reduce_input_only-{label}", batch_norm_relu_bwd_reduce_kernel, reduce, dtype,
+        {"x_ptr": dtype, "y_ptr": None, "dy_ptr": dtype, "g_ptr": None, "dx_ptr": dtype, "stats_ptr": "fp32",
+         "partials_ptr": None, "weight_ptr": dtype, "bias_ptr": dtype},
+        {}, {}, (2, 1),
+    )  # fmt: skip
+    yield _build(
+        f"dx_parameters_only-{label}", batch_norm_relu_bwd_dx_kernel, dx, dtype,
+        {"x_ptr": dtype, "dy_ptr": dtype, "dx_ptr": None, "stats_ptr": "fp32", "partials_ptr": "fp32",
+         "dweight_ptr": dtype, "dbias_ptr": dtype, "weight_ptr": dtype, "bias_ptr": dtype},
+        {"inverse_count": "fp32"}, {"BLOCK_K": launch.merge_rows(dx[1]), "MASKED": False}, (0, 0),
+    )  # fmt: skip
+
+
 def builds() -> Iterator[Build]:
     """Yield every kernel, for each layout and each width of element."""
     for label, layout in LAYOUTS.items():
         for dtype in BITS:
             yield from _builds_of(label, layout, dtype)
+    yield from _optional_arguments("planes_7x7", LAYOUTS["planes_7x7"], "bf16")
 
 
 def runs() -> Iterator[Run]:
