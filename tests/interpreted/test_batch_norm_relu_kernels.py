@@ -1,11 +1,15 @@
 """The Triton kernels, interpreted, against the float64 reference."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from batch_norm_oracle import SHAPES, Case, arrange, relative_error
 from tolerances import FUSED_RELATIVE, LARGE_MEAN_ABSOLUTE, STATISTICS_RELATIVE
 
 from initbench_kernels import batch_norm_relu
+from initbench_kernels.batch_norm_relu import launch
+from initbench_kernels.batch_norm_relu.layout import layout_of
 
 HALVES = [torch.float16, torch.bfloat16]
 HALF_SHAPES = [
@@ -47,6 +51,39 @@ def test_agrees_with_float64(name: str, training: bool) -> None:
     """Output, gradients and running statistics, for every way to cut a tensor."""
     shape, memory = SHAPES[name]
     check(Case(shape, memory, training=training))
+
+
+@pytest.fixture
+def large_device(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Make many splits, merged a few at a time, of tensors that the interpreter can manage."""
+    monkeypatch.setattr(launch, "INTERPRETED_MULTIPROCESSORS", 5)
+    monkeypatch.setattr(launch, "merge_rows", lambda tiling: 2)
+    caches = (launch._multiprocessors, launch._plan)
+    for cache in caches:
+        cache.cache_clear()
+    yield
+    for cache in caches:
+        cache.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("shape", "memory"),
+    [
+        ((4001, 3), "contiguous"),
+        ((400, 70), "contiguous"),
+        ((8, 3, 50, 41), "contiguous"),
+        ((60, 9, 7, 7), "contiguous"),
+    ],
+    ids=str,
+)
+@pytest.mark.usefixtures("large_device")
+def test_many_splits(shape: tuple[int, ...], memory: str) -> None:
+    """Partials of more splits than a program reads at a time, the last ones of it missing."""
+    case = Case(shape, memory, mean=30.0)
+    tiling = launch.choose("fwd_stats", layout_of(case.x), 4)[1]
+    splits, _ = tiling.split(5 * 4, merged=True)
+    assert splits > 2
+    check(case)
 
 
 @pytest.mark.parametrize("dtype", HALVES, ids=str)

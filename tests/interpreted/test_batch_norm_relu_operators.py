@@ -62,6 +62,21 @@ def test_compile_fullgraph(training: bool, momentum: float | None) -> None:
             torch.testing.assert_close(actual, wanted, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_buffers_follow_nn_batch_norm(momentum: float | None) -> None:
+    """Running statistics and the batch counter over several steps, cumulative average included, and then evaluation."""
+    fused, plain = BatchNormReLU1d(6, momentum=momentum), torch.nn.BatchNorm1d(6, momentum=momentum)
+    fused.backend = "triton"
+    for step in range(3):
+        x = torch.randn(20, 6) * (step + 1)
+        torch.testing.assert_close(fused(x), plain(x).relu(), **EAGER)
+        for actual, wanted in zip(fused.buffers(), plain.buffers(), strict=True):
+            torch.testing.assert_close(actual, wanted, **EAGER)
+    assert fused.num_batches_tracked == 3
+    torch.testing.assert_close(fused.eval()(x), plain.eval()(x).relu(), **EAGER)
+    assert fused.num_batches_tracked == 3
+
+
 def test_compiled_graph_calls_the_operators() -> None:
     """What torch.compile captures is the two operators, with no second derivative's formula in its backward."""
     module = BatchNormReLU1d(3)

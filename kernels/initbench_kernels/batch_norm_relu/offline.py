@@ -129,7 +129,7 @@ def builds() -> Iterator[Build]:
 
 def runs() -> Iterator[Run]:
     """Yield each pass over a tensor of each way to be cut, in bfloat16."""
-    for label, shape in {"rows_3": (60000, 3), "rows_64": (4096, 64), "planes_7x7": (64, 64, 7, 7)}.items():
+    for label, shape in {"rows_3": (30000, 3), "rows_64": (2048, 64), "planes_7x7": (64, 32, 7, 7)}.items():
         for mode in ("train", "eval", "residual"):
             yield from _runs_of(label, shape, mode)
 
