@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
-.PHONY: run test lint clean
+.PHONY: run test lint gpu-check clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/run.stamp
@@ -17,6 +17,9 @@ lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+gpu-check: $(VENV)/test.stamp
+	$(BIN)/python -m initbench_core.gpu_check
 
 clean:
 	rm -rf $(VENV)

@@ -3,3 +3,13 @@
 It knows numbers, never the names of schemes: which standard deviation makes a Kaiming initialization is decided in
 ``initbench_core.networks``, not here.
 """
+
+from initbench_kernels.batch_norm_relu import (
+    BatchNormReLU1d,
+    BatchNormReLU2d,
+    BatchNormReLU3d,
+    batch_norm_relu,
+    fuse_batch_norm_relu,
+)
+
+__all__ = ["BatchNormReLU1d", "BatchNormReLU2d", "BatchNormReLU3d", "batch_norm_relu", "fuse_batch_norm_relu"]

@@ -5,7 +5,6 @@ One rule for every operator of the package. The caller's word comes first, then 
 never replaced in silence.
 """
 
-import functools
 import importlib.util
 import os
 
@@ -13,10 +12,8 @@ import torch
 
 BACKENDS = ("eager", "triton")
 
-
-@functools.cache
-def _has_triton() -> bool:
-    return importlib.util.find_spec("triton") is not None
+# Looked up without importing it, and here rather than in a function: torch.compile traces through resolve_backend.
+_HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 
 def _interprets() -> bool:
@@ -26,7 +23,7 @@ def _interprets() -> bool:
 
 def _triton_obstacle(device: torch.device, unsupported: str | None) -> str | None:
     """Why the Triton kernels cannot serve `device`, or None where they can."""
-    if not _has_triton():
+    if not _HAS_TRITON:
         return "triton is not installed"
     if device.type == "cpu" and not _interprets():
         return "its kernels need a CUDA tensor (or TRITON_INTERPRET=1, to interpret them on the CPU)"

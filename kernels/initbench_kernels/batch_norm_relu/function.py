@@ -1,0 +1,232 @@
+"""`batch_norm_relu`: the public function, its autograd formula, and the choice of the backend."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from initbench_kernels.backend import resolve_backend
+from initbench_kernels.batch_norm_relu import operators, reference
+from initbench_kernels.batch_norm_relu.layout import dense
+
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+class BatchNormReLU(torch.autograd.Function):
+    """Autograd around the Triton passes. Saves x (and y where there is a residual), weight, bias and [2, C] floats."""
+
+    @staticmethod
+    def forward(x: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
+        return operators.forward(x, *args)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        x, residual, weight, bias, fixed_mean = inputs[:5]
+        y, stats = output
+        # A residual took part in y's sign, so the ReLU's mask cannot be computed from x alone: y has it, and the layer
+        # that consumes y keeps it alive anyhow.
+        ctx.save_for_backward(x, weight, bias, stats, None if residual is None else y)
+        ctx.training = fixed_mean is None
+        ctx.eps = inputs[-1]
+        ctx.mark_non_differentiable(stats)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
+        if dy is None:
+            return (None,) * 11
+        x, weight, bias, stats, y = ctx.saved_tensors
+        need_dx, need_dresidual, *need_dparams = ctx.needs_input_grad[:4]
+        if torch.is_grad_enabled():
+            # Asked for with create_graph=True: the formula in differentiable operations.
+            grads = _differentiable_backward(dy, x, weight, bias, stats, y, ctx.training, ctx.eps)
+            dx, dweight, dbias, dresidual = grads
+        else:
+            dx, dparams, dresidual = operators.backward(
+                dy, x, y, weight, bias, stats, ctx.training, need_dx, any(need_dparams)
+            )
+            dweight, dbias = dparams.unbind() if any(need_dparams) else (None, None)
+        return (
+            dx if need_dx else None,
+            dresidual if need_dresidual else None,
+            dweight if need_dparams[0] else None,
+            dbias if need_dparams[1] else None,
+            *(None,) * 7,
+        )
+
+
+def _differentiable_backward(
+    dy: Tensor,
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    stats: Tensor,
+    y: Tensor | None,
+    training: bool,
+    eps: float,
+) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
+    """Return dx, dweight, dbias and dresidual as functions that autograd can differentiate again."""
+    mean, rstd = stats.unbind()
+    if training:
+        # The saved statistics are numbers; their dependence on x has to be in the graph.
+        mean, var, _ = reference.statistics(x)
+        rstd = (var + eps).rsqrt()
+    # The sign is a constant almost everywhere: it needs no graph, and with a residual only y knows it.
+    judged = reference.pre_activation(x, mean, rstd, weight, bias) if y is None else y
+    grads = reference.gradients(reference.masked(dy, judged), x, mean, rstd, weight, training=training)
+    return (
+        grads.dx.to(x.dtype),
+        None if weight is None else grads.dweight.to(weight.dtype),
+        None if bias is None else grads.dbias.to(bias.dtype),
+        grads.dresidual.to(x.dtype),
+    )
+
+
+def _unsupported(
+    x: Tensor,
+    residual: Tensor | None,
+    affine: tuple[Tensor | None, Tensor | None],
+    running: tuple[Tensor | None, Tensor | None],
+) -> str | None:
+    """Say why the kernels cannot take these tensors, or None where they can."""
+    if x.dtype not in _DTYPES:
+        return f"its kernels take float32, float16 and bfloat16, not {x.dtype}"
+    present = [p for p in (*affine, *running) if p is not None]
+    if any(p.dtype not in (torch.float32, x.dtype) for p in present):
+        return f"parameters and running statistics must be float32 or {x.dtype} like the input"
+    if len({p.dtype for p in affine if p is not None}) > 1:
+        return "weight and bias differ in dtype"
+    if any(p.device != x.device for p in present) or (residual is not None and residual.device != x.device):
+        return "the tensors are on different devices"
+    if any(p is not None and not p.is_contiguous() for p in running):
+        return "the running statistics are not contiguous"
+    if residual is not None and residual.dtype != x.dtype:
+        return f"the residual is {residual.dtype}, the input {x.dtype}"
+    return None
+
+
+def _torch_decides(
+    x: Tensor,
+    residual: Tensor | None,
+    affine: tuple[Tensor | None, Tensor | None],
+    running: tuple[Tensor | None, Tensor | None],
+    training: bool,
+    momentum: float | None,
+    eps: float,
+) -> bool:
+    """Whether PyTorch itself answers: it raises its own error for a malformed call, and an empty one is no work."""
+    if x.ndim < 2 or x.numel() == 0:
+        return True
+    channels = x.shape[1]
+    if any(p is not None and tuple(p.shape) != (channels,) for p in (*affine, *running)):
+        return True
+    if momentum is None or eps < 0 or (residual is not None and residual.ndim > x.ndim):
+        return True
+    if residual is not None and any(a not in (1, b) for a, b in zip(residual.shape[::-1], x.shape[::-1], strict=False)):
+        return True
+    return (x.numel() == channels or eps == 0) if training else None in running
+
+
+def choose_backend(
+    backend: str | None,
+    x: Tensor,
+    residual: Tensor | None,
+    affine: tuple[Tensor | None, Tensor | None],
+    running: tuple[Tensor | None, Tensor | None],
+    *,
+    training: bool,
+    momentum: float | None,
+    eps: float,
+) -> str:
+    """Return "triton" or "eager" for a call; arguments as in `batch_norm_relu`.
+
+    Raises:
+        ValueError, RuntimeError: as `resolve_backend`.
+    """
+    if backend is None and operators.in_transform():
+        # PyTorch's batch norm has rules for every torch.func transform, vmap among them.
+        backend = "eager"
+    name = resolve_backend(backend, x.device, unsupported=_unsupported(x, residual, affine, running))
+    if name == "triton" and _torch_decides(x, residual, affine, running, training, momentum, eps):
+        return "eager"
+    return name
+
+
+def eager_tail(y: Tensor, residual: Tensor | None) -> Tensor:
+    """Add the residual and apply ReLU to a batch norm's fresh output, in place.
+
+    Neither the batch norm's backward nor the addition's needs that output, and the ReLU's needs its own result only.
+    """
+    if residual is not None:
+        y = y.add_(residual) if residual.dtype == y.dtype else y + residual
+    return y.relu_()
+
+
+def apply_triton(
+    x: Tensor,
+    residual: Tensor | None,
+    affine: tuple[Tensor | None, Tensor | None],
+    running: tuple[Tensor | None, Tensor | None],
+    num_batches_tracked: Tensor | None,
+    *,
+    training: bool,
+    momentum: float | None,
+    eps: float,
+) -> Tensor:
+    """Run the kernels, recorded by autograd where a gradient is wanted; `momentum` None is the cumulative average."""
+    # Here rather than in the operator, so that the backward pass finds the one copy that the forward pass made.
+    x = dense(x)
+    if residual is not None:
+        residual = residual.expand_as(x)
+    fixed, updated = ((None, None), running) if training else (running, (None, None))
+    args = (x, residual, *affine, *fixed, *updated, num_batches_tracked, momentum, eps)
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, residual, *affine)):
+        return BatchNormReLU.apply(*args)[0]
+    return operators.forward(*args)[0]
+
+
+def batch_norm_relu(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    *,
+    residual: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """Return relu(batch_norm(input) + residual), forward and backward fused.
+
+    A drop-in for `torch.nn.functional.batch_norm` followed by ReLU, errors and messages included.
+
+    Args:
+        input: [N, C, ...] with at least two dimensions, any strides; float32, float16 and bfloat16 on the Triton
+            backend, whatever PyTorch takes on the eager one.
+        running_mean: [C] running mean, float32 or the input's dtype; updated in place in training. None: not tracked.
+        running_var: [C] running (unbiased) variance, likewise.
+        weight: [C] scale, float32 or the input's dtype; None means 1.
+        bias: [C] shift, likewise; None means 0.
+        training: normalize with the batch's statistics rather than the running ones.
+        momentum: weight of the batch in the running statistics.
+        eps: added to the variance.
+        residual: broadcastable to `input`, added before the ReLU; None means 0.
+        backend: "triton", "eager", or None for the environment variable INITBENCH_BACKEND and then the device's
+            default: Triton for CUDA tensors, eager for all others.
+
+    Returns:
+        As `input`, in its dtype and memory format.
+
+    Raises:
+        ValueError: what `F.batch_norm` raises (one value per channel in training, eps), or an unknown backend.
+        RuntimeError: what `F.batch_norm` raises (wrong channel counts), or a named backend that cannot serve the call.
+    """
+    affine, running = (weight, bias), (running_mean, running_var)
+    name = choose_backend(backend, input, residual, affine, running, training=training, momentum=momentum, eps=eps)
+    if name == "eager":
+        y = F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
+        return eager_tail(y, residual)
+    return apply_triton(input, residual, affine, running, None, training=training, momentum=momentum, eps=eps)

@@ -1,0 +1,55 @@
+"""`BatchNormReLU1d/2d/3d`: nn.BatchNorm1d/2d/3d with the ReLU that follows it (and a residual before that)."""
+
+from torch import Tensor, nn
+
+from initbench_kernels.batch_norm_relu.function import apply_triton, choose_backend, eager_tail
+
+
+class _BatchNormReLU(nn.modules.batchnorm._BatchNorm):
+    """What the three classes share.
+
+    They inherit from PyTorch's rather than wrap them, so constructor, state_dict, checks and errors are PyTorch's own.
+    Beware of what the inheritance also means: `nn.SyncBatchNorm.convert_sync_batchnorm` takes them for plain batch
+    norms and drops their ReLU.
+
+    Attributes:
+        backend: as in `batch_norm_relu`; may be set on the class or on an instance.
+    """
+
+    backend: str | None = None
+
+    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Return relu(batch_norm(input) + residual); see `batch_norm_relu`.
+
+        In training mode running_mean, running_var and num_batches_tracked are updated, on the Triton backend by the
+        same two launches that compute the output; momentum None (the cumulative average) costs no synchronization.
+        """
+        self._check_input_dim(input)
+        affine = (self.weight, self.bias)
+        use_batch = self.training or (self.running_mean is None and self.running_var is None)
+        keeps_running = not self.training or self.track_running_stats
+        running = (self.running_mean, self.running_var) if keeps_running else (None, None)
+        # A momentum of None is legal here, if not in the function: PyTorch never sees it.
+        name = choose_backend(
+            self.backend, input, residual, affine, running, training=use_batch, momentum=0.0, eps=self.eps
+        )
+        if name == "eager":
+            return eager_tail(super().forward(input), residual)
+        batches = self.num_batches_tracked if self.training and self.track_running_stats else None
+        # PyTorch's rule where there is no counter to average by.
+        momentum = 0.0 if self.momentum is None and batches is None else self.momentum
+        return apply_triton(
+            input, residual, affine, running, batches, training=use_batch, momentum=momentum, eps=self.eps
+        )
+
+
+class BatchNormReLU1d(_BatchNormReLU, nn.BatchNorm1d):
+    """nn.BatchNorm1d followed by ReLU, for inputs [N, C] or [N, C, L]."""
+
+
+class BatchNormReLU2d(_BatchNormReLU, nn.BatchNorm2d):
+    """nn.BatchNorm2d followed by ReLU, for inputs [N, C, H, W]."""
+
+
+class BatchNormReLU3d(_BatchNormReLU, nn.BatchNorm3d):
+    """nn.BatchNorm3d followed by ReLU, for inputs [N, C, D, H, W]."""

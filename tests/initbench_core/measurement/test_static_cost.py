@@ -1,0 +1,75 @@
+"""Kernels compiled for devices that are not there: no spills, accesses as wide as alignment permits."""
+
+import dataclasses
+import re
+
+import pytest
+
+from initbench_core.measurement import static_cost
+from initbench_kernels.batch_norm_relu import launch, offline
+from initbench_kernels.builds import Build
+
+pytest.importorskip("triton")
+
+# The whole table takes minutes per target (`python -m initbench_core.measurement.static_cost`). Here: each kernel, on
+# the layouts that are hardest on registers and on alignment.
+CHECKED = re.compile(
+    r"(stats|normalize_train|reduce_residual|dx)-(rows_64|rows_411_unaligned|planes_7x7)-bf16"
+    r"|(stats|dx)-(rows_18_folded|planes_56x56)-fp32"
+    r"|(normalize_cumulative|reduce_input_only|dx_parameters_only)-planes_7x7-bf16"
+)
+
+
+def checked_builds() -> list[Build]:
+    return [build for build in static_cost.builds() if CHECKED.fullmatch(build.name)]
+
+
+@pytest.mark.parametrize("target", static_cost.TARGETS)
+def test_no_spills_and_wide_accesses(target: str) -> None:
+    """Read from the binary (NVIDIA) or the assembly (AMD)."""
+    builds = checked_builds()
+    assert len(builds) == 19
+    for build in builds:
+        cost = static_cost.cost_of(build, target)
+        assert cost.spill_bytes == 0, cost
+        assert cost.wide, cost
+        assert 0 < cost.registers <= 128, cost
+
+
+def test_every_row_of_the_tuning_table_is_built() -> None:
+    """The layouts of `offline` reach every row, so the command's table covers the tuning table."""
+    reached = {
+        (name, width)
+        for name, width in launch.TILES
+        for layout in offline.LAYOUTS.values()
+        for bits in offline.BITS.values()
+        if launch.choose(name, layout, bits // 8)[0] is launch.TILES[name, width]
+    }
+    assert reached == set(launch.TILES)
+
+
+def test_spills_and_narrow_accesses_are_noticed() -> None:
+    """A build starved of registers spills; one of unaligned rows is not as wide as an aligned one would be."""
+    builds = {build.name: build for build in static_cost.builds()}
+    starved = dataclasses.replace(builds["dx-rows_64-bf16"], options={"maxnreg": 32})
+    assert static_cost.cost_of(starved, "sm_90").spill_bytes > 0
+    unaligned = dataclasses.replace(builds["dx-rows_411_unaligned-bf16"], access_bits=128)
+    assert not static_cost.cost_of(unaligned, "sm_90").wide
+
+
+def test_traffic_records() -> None:
+    """Launches and bytes per element in bfloat16: 2 bytes a pass, and at most 12% for everything of size C."""
+    records = {record["name"]: record for record in static_cost.traffic_records()}
+    passes = {
+        "forward_train": (3, 2),
+        "forward_eval": (2, 1),
+        "forward_residual": (4, 2),
+        "backward_train": (5, 2),
+        "backward_eval": (3, 2),
+        "backward_residual": (7, 2),
+    }
+    assert len(records) == 18
+    for name, record in records.items():
+        full, launches = passes[name.split("-")[0]]
+        assert record["launches"] == launches, name
+        assert 2 * full < record["bytes_per_element"] <= 1.12 * 2 * full, name

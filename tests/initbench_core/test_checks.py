@@ -1,0 +1,90 @@
+"""The two commands that judge speed: what they say where they cannot measure, and what they count."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from initbench_core import gpu_check
+from initbench_core.cpu_check import peak_activations
+from initbench_core.gpu_targets import FEW, MANY, SMALL_SHAPE, summarize
+from initbench_core.measurement.roofline import FUSED_PASSES, floor_ms
+from initbench_core.presentation.gpu_check_figure import draw
+from initbench_kernels import BatchNormReLU1d
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="tells what happens without a CUDA device")
+def test_gpu_check_without_a_gpu() -> None:
+    """One line that says what is missing, and exit status 2."""
+    environment = {"PYTHONPATH": ":".join(sys.path)}
+    command = [sys.executable, "-m", "initbench_core.gpu_check"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "CUDA" in done.stderr
+
+
+def test_fused_module_holds_one_activation_less() -> None:
+    """At its peak the pair holds the batch norm's output and the ReLU's; the fused module holds one tensor."""
+    x = torch.randn(4096, 64, requires_grad=True)
+    pair = peak_activations(nn.Sequential(nn.BatchNorm1d(64), nn.ReLU()), x)
+    fused = peak_activations(BatchNormReLU1d(64), x)
+    assert 2.0 <= pair < 2.1
+    assert 1.0 <= fused < 1.1
+
+
+def records_at(fused: float, eager: float, copy: float = 1.0) -> list[dict[str, object]]:
+    """Invent a run in which every pass takes `fused` and `eager` times its floor."""
+    records = []
+    for shape in gpu_check.SHAPES:
+        tensor = {"label": str(shape), "shape": list(shape.sizes), "dtype": shape.dtype, "num_bytes": shape.num_bytes}
+        records.append({**tensor, "implementation": "copy", "pass": "copy", "metric": "median_ms", "value": copy})
+        for name, factor in (("fused", fused), ("eager", eager), ("compile_default", eager)):
+            for pass_name in FUSED_PASSES:
+                for metric in ("median_ms", "wall_ms"):
+                    value = factor * floor_ms(pass_name, copy)
+                    records.append(
+                        {**tensor, "implementation": name, "pass": pass_name, "metric": metric, "value": value}
+                    )
+    return records
+
+
+def test_targets_are_judged() -> None:
+    """A run at the floor meets every target; a slow one, one slower than eager and an empty one do not."""
+    lines, met = summarize(records_at(fused=1.0, eager=2.5))
+    assert met, lines
+    assert not summarize(records_at(fused=1.2, eager=3.0))[1]
+    assert not summarize(records_at(fused=1.0, eager=0.9))[1]
+    lines, met = summarize([])
+    assert not met
+    assert all(line.endswith("MISSED") for line in lines[2:])
+
+
+def test_equal_bytes() -> None:
+    """The shapes that a target compares hold the same bytes, to one part in a million."""
+    sizes = {tuple(shape.sizes): shape.num_bytes for shape in gpu_check.SHAPES if shape.dtype == "bfloat16"}
+    assert sizes[tuple(FEW)] == pytest.approx(sizes[tuple(MANY)], rel=1e-6)
+    assert tuple(SMALL_SHAPE) in sizes
+
+
+def test_figure(tmp_path: Path) -> None:
+    """A figure is drawn, also of a run that lost implementations on the way."""
+    environment = {"device": "a device", "torch": "2", "triton": "3", "date": "today"}
+    records = records_at(1.0, 2.0)[:-3]
+    draw(records, environment, tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_passes_run_on_the_cpu() -> None:
+    """The code that is timed on a GPU runs, backward included, for every implementation that needs no compiler."""
+    x, dy = torch.randn(8, 3, requires_grad=True), torch.randn(8, 3)
+    for name in ("fused", "eager", "eager_inplace"):
+        module = gpu_check.IMPLEMENTATIONS[name](3, 2)
+        gpu_check.check(module, x)
+        assert [pass_name for pass_name, call in gpu_check.passes_of(name, module, x, dy) if call() is not None] == [
+            "fwd", "fwd_bwd", "bwd", "eval",
+        ]  # fmt: skip

@@ -1,0 +1,68 @@
+"""BatchNormReLU1d/2d/3d as nn.Modules."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from initbench_kernels import BatchNormReLU1d, BatchNormReLU2d, BatchNormReLU3d
+
+
+def test_is_a_batch_norm() -> None:
+    """Code that looks for batch norms (weight decay groups, freezing) finds them."""
+    assert issubclass(BatchNormReLU1d, nn.BatchNorm1d)
+    assert issubclass(BatchNormReLU2d, nn.BatchNorm2d)
+    assert issubclass(BatchNormReLU3d, nn.BatchNorm3d)
+
+
+def test_state_dict_is_interchangeable() -> None:
+    """Same keys, shapes and dtypes, in the same order, both ways."""
+    plain, fused = nn.BatchNorm2d(3), BatchNormReLU2d(3)
+    plain(torch.randn(4, 3, 2, 2))
+    assert list(plain.state_dict()) == list(fused.state_dict())
+    fused.load_state_dict(plain.state_dict())
+    plain.load_state_dict(fused.state_dict())
+    assert fused.num_batches_tracked == 1
+
+
+def test_frozen_statistics_with_gradients() -> None:
+    """eval() inside a training loop: gradients flow, statistics stay."""
+    fused, plain = BatchNormReLU1d(3).eval(), nn.BatchNorm1d(3).eval()
+    x = torch.randn(5, 3, requires_grad=True)
+    actual = torch.autograd.grad(fused(x).sum(), [x, fused.weight])
+    wanted = torch.autograd.grad(plain(x).relu().sum(), [x, plain.weight])
+    for a, b in zip(actual, wanted, strict=True):
+        torch.testing.assert_close(a, b)
+    assert fused.num_batches_tracked == 0
+
+
+def test_training_without_tracking_after_construction() -> None:
+    """With track_running_stats set to False afterwards, buffers are left alone in training and used in evaluation."""
+    fused, plain = BatchNormReLU1d(3), nn.BatchNorm1d(3)
+    for module in (fused, plain):
+        module.track_running_stats = False
+    x = torch.randn(5, 3)
+    torch.testing.assert_close(fused(x), plain(x).relu())
+    assert (fused.running_mean == 0).all()
+    assert fused.num_batches_tracked == 0
+    torch.testing.assert_close(fused.eval()(x), plain.eval()(x).relu())
+
+
+def test_copy_and_pickle() -> None:
+    """Modules survive deepcopy and pickle, the choice of a backend included."""
+    module = BatchNormReLU1d(3)
+    module.backend = "eager"
+    for clone in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
+        assert clone.backend == "eager"
+        assert list(clone.state_dict()) == list(module.state_dict())
+
+
+def test_in_place_change_of_the_output_is_an_error() -> None:
+    """As with nn.ReLU: the output is needed for the gradient, and autograd notices its loss."""
+    x = torch.randn(5, 3, requires_grad=True)
+    y = BatchNormReLU1d(3)(x)
+    y.mul_(2)
+    with pytest.raises(RuntimeError, match="inplace"):
+        y.sum().backward()
