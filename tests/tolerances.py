@@ -21,3 +21,12 @@ PER_LAYER_FACTOR = 0.045
 
 # rho holds for infinite width; at width and batch 512 measurements stay within 4% (SiLU settles slowly).
 RHO_RELATIVE = 0.04
+# Random fills. Inverse CDF of float32 against scipy in float64: AS 241's PPND7 is good to 1e-7, and a dozen roundings
+# of 6e-8 each follow; measured up to 5e-7.
+QUANTILE_RELATIVE = 1e-6
+# Near the median the tail's probability, at most 1/2, has a step of 2^-26..2^-25, and the density there is 0.4.
+QUANTILE_ABSOLUTE = 1e-7
+
+# Statistics of 1e7 values: a test fails by chance once in 1e6 seeds; the seeds are fixed, so it never flickers.
+CHANCE = 1e-6
+SIGMAS = 4.9  # two-sided normal quantile of CHANCE
