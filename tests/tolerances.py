@@ -30,3 +30,8 @@ QUANTILE_ABSOLUTE = 1e-7
 # Statistics of 1e7 values: a test fails by chance once in 1e6 seeds; the seeds are fixed, so it never flickers.
 CHANCE = 1e-6
 SIGMAS = 4.9  # two-sided normal quantile of CHANCE
+
+# The sample standard deviation of 18,000 values or more: relative error 1 / sqrt(2 n) = 0.5%, five times that.
+SAMPLE_STD_RELATIVE = 0.027
+# Float64 orthogonal matrices rounded to float32: sums of 30 products with an error of 6e-8 each, at a gain^2 of 2.8.
+ORTHOGONAL_ABSOLUTE = 3e-6

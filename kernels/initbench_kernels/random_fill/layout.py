@@ -112,6 +112,19 @@ def boxes(tensor: torch.Tensor) -> Iterator[tuple[torch.Tensor, int, tuple[int, 
         yield view, base, strides
 
 
+def store_whole_(tensor: torch.Tensor, whole: torch.Tensor) -> None:
+    """Copy into `tensor` what this process holds of it, without communication.
+
+    Args:
+        tensor: a plain tensor or a DTensor.
+        whole: all values of the unsharded tensor, of the same shape, any dtype and device.
+    """
+    flat = whole.detach().contiguous()
+    with torch.no_grad():
+        for memory, base, strides in boxes(tensor):
+            memory.copy_(flat.as_strided(memory.shape, strides, base))
+
+
 def _runs(indices: torch.Tensor) -> list[tuple[int, int, int]]:
     """Split increasing indices into runs of neighbours: (start, length, first index)."""
     breaks = (torch.nonzero(indices.diff() != 1).flatten() + 1).tolist()
