@@ -73,7 +73,7 @@ def _fill_region(region: Region, seed: int, packer: "_Packer") -> None:
         if tensor.is_contiguous()
         else torch.empty(tensor.numel(), dtype=tensor.dtype, device=tensor.device)
     )
-    if region.strides == contiguous_strides(tuple(tensor.shape)):
+    if region.strides == contiguous_strides(tensor.shape):
         packer.add(_Piece(flat, region.row, key, region.base))
     else:
         _fill_box(region, flat, key, packer)

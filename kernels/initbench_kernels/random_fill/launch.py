@@ -1,5 +1,7 @@
 """Host side of the fill kernel: the table on its device, the grid, and what offline compilation needs to know."""
 
+from array import array
+
 import torch
 
 from initbench_kernels.random_fill import table
@@ -45,18 +47,19 @@ class Table:
         self._regions = regions
         device = regions[0].tensor.device
         self._copies: list[tuple[torch.Tensor, torch.Tensor]] = []
-        lines, counts, first = [], [], 0
+        # Arrays, not lists of lists: torch reads 2,000 lines of those for 10 ms.
+        lines, counts, first = array("q"), array("q"), 0
         for region in regions:
             walkable = self._walkable(region) if table.needs_copy(region) else region
-            lines.append(table.line(walkable, first))
+            lines.extend(table.line(walkable, first))
             counts.append(table.blocks(walkable, block))
             first += counts[-1]
         if first >= 1 << 31:
             raise ValueError(f"{first} blocks of {block} values exceed one launch: split the rows")
-        self._table = torch.tensor(lines, dtype=torch.int64, device=device)
-        self._row_of_block = torch.arange(len(lines), dtype=torch.int32, device=device).repeat_interleave(
-            torch.tensor(counts, dtype=torch.int64, device=device), output_size=first
-        )
+        self._table = torch.frombuffer(lines, dtype=torch.int64).to(device)
+        repeats = torch.frombuffer(counts, dtype=torch.int64).to(device)
+        rows = torch.arange(len(counts), dtype=torch.int32, device=device)
+        self._row_of_block = rows.repeat_interleave(repeats, output_size=first)
 
     def _walkable(self, region: Region) -> Region:
         """Return a contiguous stand-in for memory of too many strides, to be copied after the launch."""

@@ -4,6 +4,7 @@ A region is a box of elements. Each of its dimensions steps through memory by on
 the unsharded tensor by another: a plain tensor, a strided view and a shard of a DTensor differ in these numbers only.
 """
 
+import functools
 import itertools
 import math
 import sys
@@ -44,6 +45,8 @@ class Region:
 
     def dimensions(self) -> tuple[Dimension, ...]:
         """Return the dimensions, outermost first, with those merged that one loop can run over."""
+        if self.tensor.is_contiguous() and self.strides == contiguous_strides(self.tensor.shape):
+            return (Dimension(self.tensor.numel(), 1, 1),)
         merged: list[Dimension] = []
         for dim in map(Dimension, self.tensor.shape, self.tensor.stride(), self.strides):
             if dim.size == 1:
@@ -55,6 +58,7 @@ class Region:
         return tuple(merged) or (Dimension(1, 1, 1),)
 
 
+@functools.lru_cache(maxsize=4096)
 def contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
     """Return the row-major strides of `shape`."""
     return (
@@ -80,7 +84,7 @@ def boxes(tensor: torch.Tensor) -> Iterator[tuple[torch.Tensor, int, tuple[int, 
         ValueError: a placement that holds no values of its own (partial sums).
     """
     if not is_dtensor(tensor):
-        yield tensor.detach(), 0, contiguous_strides(tuple(tensor.shape))
+        yield tensor.detach(), 0, contiguous_strides(tensor.shape)
         return
     shape, mesh = tuple(tensor.shape), tensor.device_mesh  # type: ignore[attr-defined]
     coordinate = mesh.get_coordinate()

@@ -3,6 +3,7 @@
 Kernel and launcher share these column numbers; nothing here needs Triton.
 """
 
+import functools
 import struct
 
 import torch
@@ -41,8 +42,10 @@ def _bits(x: float, form: str) -> int:
     return int.from_bytes(struct.pack(form, x), "little", signed=True)
 
 
+@functools.lru_cache(maxsize=4096)
 def _number_bits(row: Parameters) -> list[int]:
-    return [_bits(getattr(row, name), "<f") for name in NUMBERS]
+    """Return VALUE and the float32 columns; a model has few different ones."""
+    return [_bits(row.value, "<d")] + [_bits(getattr(row, name), "<f") for name in NUMBERS]
 
 
 def needs_copy(region: Region) -> bool:
@@ -69,7 +72,6 @@ def line(region: Region, first_block: int) -> list[int]:
         region.base,
         _signed(key_hash(region.key)),
         int(is_box),
-        _bits(region.row.value, "<d"),
         *_number_bits(region.row),
         *[dim[i] for i in range(3) for dim in padded],
     ]
