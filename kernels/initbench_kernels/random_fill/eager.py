@@ -4,7 +4,7 @@ Small tensors of one distribution share a chunk, so that thousands of them do no
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +14,9 @@ from initbench_kernels.random_fill.layout import Region, contiguous_strides
 from initbench_kernels.random_fill.parameters import Parameters
 from initbench_kernels.random_fill.reference import philox_key
 from initbench_kernels.random_fill.transforms import Chunk
+
+# Fills an int32 tensor with the words of given keys and groups, as `bits.plain_words_` does.
+WordSource = Callable[[torch.Tensor, int | torch.Tensor, int | torch.Tensor], None]
 
 # Values per chunk. CPU: its buffers stay in the second-level cache, and every thread gets torch's grain of 32,768
 # (on 2 threads 210 M normals/s at 131,072 against 110 at 32,768 and 175 at 262,144; x86-64, torch 2.15, 2026-11-22).
@@ -43,12 +46,13 @@ def _chunk_size(device: torch.device) -> int:
 
 
 @torch.no_grad()
-def fill_regions(regions: Iterable[Region], seed: int) -> None:
+def fill_regions(regions: Iterable[Region], seed: int, *, words: WordSource = words_) -> None:
     """Fill checked regions of one device.
 
     Args:
         regions: from `check_rows`, all on one device.
         seed: in [0, 2^64).
+        words: where the raw words come from; every source gives the same.
     """
     by_transform: dict[Parameters | str, list[Region]] = {}
     for region in regions:
@@ -58,7 +62,7 @@ def fill_regions(regions: Iterable[Region], seed: int) -> None:
             shared = region.row if region.row.kind == "truncated_normal" else region.row.kind
             by_transform.setdefault(shared, []).append(region)
     for group in by_transform.values():
-        packer = _Packer(group[0].tensor.device, sum(region.tensor.numel() + 8 for region in group))
+        packer = _Packer(words, group[0].tensor.device, sum(region.tensor.numel() + 8 for region in group))
         for region in group:
             _fill_region(region, seed, packer)
         packer.flush()
@@ -108,7 +112,7 @@ def _fill_box(region: Region, flat: torch.Tensor, key: int, packer: "_Packer") -
     ):
         words = torch.empty(len(block) * groups * 4, dtype=torch.int32, device=device)
         group = (block >> 2)[:, None] + torch.arange(groups, dtype=torch.int64, device=device)
-        words_(words, torch.full_like(group, _signed(key)).flatten(), group.flatten())
+        packer.words(words, torch.full_like(group, _signed(key)).flatten(), group.flatten())
         packer.flush()
         chunk = packer.chunk.head(len(block) * run)
         torch.gather(words.view(len(block), -1), 1, (block & 3)[:, None] + lanes, out=chunk.words.view(-1, run))
@@ -118,7 +122,8 @@ def _fill_box(region: Region, flat: torch.Tensor, key: int, packer: "_Packer") -
 class _Packer:
     """Collects pieces of one transform until a chunk is full, then draws, transforms and stores them together."""
 
-    def __init__(self, device: torch.device, total: int) -> None:
+    def __init__(self, words: WordSource, device: torch.device, total: int) -> None:
+        self.words = words
         self.size = min(_chunk_size(device), max(64, 4 * math.ceil(total / 4)))
         self.chunk = Chunk(self.size, device)
         self._pieces: list[_Piece] = []
@@ -144,9 +149,9 @@ class _Packer:
         counts = [piece.groups for piece in pieces]
         chunk = self.chunk.head(4 * sum(counts))
         if len(pieces) == 1:
-            words_(chunk.words, pieces[0].key, pieces[0].position // 4)
+            self.words(chunk.words, pieces[0].key, pieces[0].position // 4)
         else:
-            words_(chunk.words, *self._batched(pieces, counts))
+            self.words(chunk.words, *self._batched(pieces, counts))
         unit = chunk.transform(pieces[0].row)
         start = 0
         for piece, count in zip(pieces, counts, strict=True):

@@ -194,6 +194,7 @@ def test_tied_parameters_are_filled_once_by_the_layer_that_has_a_fan():
     assert model["embedding"].weight is model["output"].weight
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")  # torch 2.11's own
 def test_compiled_models_keep_the_names_of_the_plain_one():
     plain = nn.Sequential(nn.Linear(4, 4))
     table = initialize_(torch.compile(plain), seed=0)

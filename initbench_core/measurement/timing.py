@@ -1,0 +1,125 @@
+"""The only clock: device times on CUDA, paired times on the CPU.
+
+Both return every sample. Medians are reported, with a bootstrap interval, because times have a long upper tail.
+"""
+
+import gc
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A median and its 95% bootstrap interval, in the unit of the samples.
+
+    Attributes:
+        median: of all samples.
+        low: 2.5% quantile of the medians of resampled samples.
+        high: 97.5% quantile.
+        samples: how many samples there were.
+    """
+
+    median: float
+    low: float
+    high: float
+    samples: int
+
+
+def estimate(samples: Sequence[float] | np.ndarray, *, resamples: int = 1000, seed: int = 0) -> Estimate:
+    """Return the median of `samples` and how far it would move if they were drawn again.
+
+    Args:
+        samples: at least one finite number.
+        resamples: bootstrap draws.
+        seed: of the bootstrap, so that a report can be reproduced from its records.
+
+    Raises:
+        ValueError: no samples, or one that is not finite.
+    """
+    values = np.asarray(samples, dtype=np.float64)
+    if values.size == 0 or not np.isfinite(values).all():
+        raise ValueError(f"need finite samples, got {values.size} of which {np.isfinite(values).sum()} are finite")
+    generator = np.random.default_rng(seed)
+    medians = np.median(generator.choice(values, (resamples, values.size)), axis=1)
+    low, high = np.quantile(medians, [0.025, 0.975])
+    return Estimate(float(np.median(values)), float(low), float(high), values.size)
+
+
+def cuda_times_ms(call: Callable[[], object], *, warmup_ms: float = 10, measure_ms: float = 40) -> list[float]:
+    """Time `call` on the current CUDA device, in milliseconds per call, between events on the stream.
+
+    The L2 cache is flushed before every call, which also lets the host run ahead, so launch overhead does not count
+    unless a call takes more of it than the flush does.
+
+    Args:
+        call: launches the work; it must not leave gradients behind that the next call adds to.
+        warmup_ms: how long to run it first.
+        measure_ms: how long to measure.
+
+    Raises:
+        RuntimeError: there is no CUDA device.
+    """
+    if not torch.cuda.is_available():
+        raise RuntimeError("cuda_times_ms needs a CUDA device")
+    from triton.testing import do_bench
+
+    return list(do_bench(call, warmup=warmup_ms, rep=measure_ms, return_mode="all"))
+
+
+def cuda_wall_ms(call: Callable[[], object], *, calls: int = 200, rounds: int = 5) -> list[float]:
+    """Time back-to-back calls on the host's clock, in milliseconds per call: what a launch-bound program feels."""
+    for _ in range(10):
+        call()
+    samples = []
+    for _ in range(rounds):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        for _ in range(calls):
+            call()
+        torch.cuda.synchronize()
+        samples.append((time.perf_counter() - start) * 1e3 / calls)
+    return samples
+
+
+def paired_times_ms(
+    first: Callable[[], object], second: Callable[[], object], *, rounds: int = 30, min_ms: float = 5.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Time two calls on the CPU in turns, in milliseconds per call.
+
+    Each round times both, in alternating order, so that what disturbs the machine for longer than a round disturbs
+    both alike: compare them by the ratio within rounds. Results are freed within the time, as a caller would.
+
+    Args:
+        first: one of the calls.
+        second: the other.
+        rounds: pairs of samples.
+        min_ms: a sample repeats its call until it has run about that long.
+
+    Returns:
+        One sample per round for each of them.
+    """
+    calls = (first, second)
+    repeats = []
+    for call in calls:
+        call()
+        start = time.perf_counter()
+        call()
+        repeats.append(max(1, round(min_ms / 1e3 / max(1e-9, time.perf_counter() - start))))
+    samples = np.empty((2, rounds))
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        for r in range(rounds):
+            for which in (0, 1) if r % 2 == 0 else (1, 0):
+                start = time.perf_counter()
+                for _ in range(repeats[which]):
+                    calls[which]()
+                samples[which, r] = (time.perf_counter() - start) * 1e3 / repeats[which]
+    finally:
+        if collects:
+            gc.enable()
+    return samples[0], samples[1]
