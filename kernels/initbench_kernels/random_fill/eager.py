@@ -3,8 +3,10 @@
 Small tensors of one distribution share a chunk, so that thousands of them do not cost thousands of transforms.
 """
 
+import functools
 import math
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -18,10 +20,14 @@ from initbench_kernels.random_fill.transforms import Chunk
 # Fills an int32 tensor with the words of given keys and groups, as `bits.plain_words_` does.
 WordSource = Callable[[torch.Tensor, int | torch.Tensor, int | torch.Tensor], None]
 
-# Values per chunk. CPU: its buffers stay in the second-level cache, and every thread gets torch's grain of 32,768
-# (on 2 threads 210 M normals/s at 131,072 against 110 at 32,768 and 175 at 262,144; x86-64, torch 2.15, 2026-11-22).
-# Elsewhere: enough to keep a GPU busy within 120 MB of buffers.
-CPU_GRAIN, CPU_CHUNK, OTHER_CHUNK = 1 << 15, 1 << 17, 1 << 22
+# Values per chunk. CPU: torch runs an operation on so many values serially, and threads here take chunks of their own.
+# Letting torch split every operation of a larger chunk instead costs a barrier an operation: on a busy machine of two
+# cores normals then fall from 35-53 M/s to 11-45 M/s (x86-64, torch 2.15, 2026-11-22).
+# Elsewhere: enough to keep a GPU busy within 140 MB of buffers.
+CPU_CHUNK, OTHER_CHUNK = 1 << 15, 1 << 22
+
+# More threads than this wait for Python's lock: an operation on a chunk takes some 10 us, its call about 1.
+MAX_THREADS = 8
 
 # Runs of positions from this length on are pieces of their own; shorter ones are gathered from one block of words.
 LONG_RUN = 4096
@@ -42,7 +48,14 @@ class _Piece:
 
 
 def _chunk_size(device: torch.device) -> int:
-    return max(CPU_CHUNK, CPU_GRAIN * torch.get_num_threads()) if device.type == "cpu" else OTHER_CHUNK
+    return CPU_CHUNK if device.type == "cpu" else OTHER_CHUNK
+
+
+def _threads(device: torch.device, total: int) -> int:
+    """Return how many threads to use: none beside this one where their start would cost more than they save."""
+    if device.type != "cpu":
+        return 1
+    return max(1, min(torch.get_num_threads(), MAX_THREADS, total // (4 * _chunk_size(device))))
 
 
 @torch.no_grad()
@@ -62,26 +75,48 @@ def fill_regions(regions: Iterable[Region], seed: int, *, words: WordSource = wo
             shared = region.row if region.row.kind == "truncated_normal" else region.row.kind
             by_transform.setdefault(shared, []).append(region)
     for group in by_transform.values():
-        packer = _Packer(words, group[0].tensor.device, sum(region.tensor.numel() + 8 for region in group))
-        for region in group:
-            _fill_region(region, seed, packer)
+        total = sum(region.tensor.numel() + 8 for region in group)
+        threads = _threads(group[0].tensor.device, total)
+        work = functools.partial(_fill_group, group, seed, words, total, threads, torch.is_inference_mode_enabled())
+        if threads == 1:
+            work(0)
+        else:
+            with ThreadPoolExecutor(threads) as pool:
+                list(pool.map(work, range(threads)))
+
+
+def _fill_group(
+    group: list[Region], seed: int, words: WordSource, total: int, threads: int, inference: bool, part: int
+) -> None:
+    """Fill what thread `part` of `threads` does of regions that share a transform."""
+    # Both modes belong to a thread, and a new one has neither.
+    with torch.no_grad(), torch.inference_mode(inference):
+        packer = _Packer(words, group[0].tensor.device, total)
+        for i, region in enumerate(group):
+            _fill_region(region, seed, packer, i, part, threads)
         packer.flush()
 
 
-def _fill_region(region: Region, seed: int, packer: "_Packer") -> None:
+def _fill_region(region: Region, seed: int, packer: "_Packer", index: int, part: int, threads: int) -> None:
+    """Do one thread's part of region `index`: its share of a large one; all or nothing of a small one."""
+    tensor = region.tensor
+    is_run = region.strides == contiguous_strides(tensor.shape)
+    is_shared = is_run and tensor.is_contiguous() and tensor.numel() >= threads * packer.size
+    if not is_shared and index % threads != part:
+        return
     k0, k1 = philox_key(seed, region.key)
     key = k1 << 32 | k0
-    tensor = region.tensor
-    flat = (
-        tensor.view(-1)
-        if tensor.is_contiguous()
-        else torch.empty(tensor.numel(), dtype=tensor.dtype, device=tensor.device)
-    )
-    if region.strides == contiguous_strides(tensor.shape):
+    if is_shared:
+        first, last = (tensor.numel() * i // threads for i in (part, part + 1))
+        packer.add(_Piece(tensor.view(-1)[first:last], region.row, key, region.base + first))
+        return
+    direct = tensor.is_contiguous()
+    flat = tensor.view(-1) if direct else torch.empty(tensor.numel(), dtype=tensor.dtype, device=tensor.device)
+    if is_run:
         packer.add(_Piece(flat, region.row, key, region.base))
     else:
         _fill_box(region, flat, key, packer)
-    if flat.data_ptr() != tensor.data_ptr():
+    if not direct:
         packer.flush()
         tensor.copy_(flat.view(tensor.shape))
 
