@@ -21,6 +21,7 @@ PER_LAYER_FACTOR = 0.045
 
 # rho holds for infinite width; at width and batch 512 measurements stay within 4% (SiLU settles slowly).
 RHO_RELATIVE = 0.04
+
 # Random fills. Inverse CDF of float32 against scipy in float64: AS 241's PPND7 is good to 1e-7, and a dozen roundings
 # of 6e-8 each follow; measured up to 5e-7.
 QUANTILE_RELATIVE = 1e-6

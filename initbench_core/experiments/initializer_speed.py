@@ -23,7 +23,7 @@ from torch import nn
 from initbench_core.measurement.timing import Estimate, estimate, paired_times_ms
 from initbench_core.presentation import plots
 from initbench_core.records.schema import Emission, Measurement, Record, scalar
-from initbench_core.setting import Setting
+from initbench_core.training.setting import Setting
 from initbench_kernels.random_fill import Fill, FillPlan, fill_
 from initbench_kernels.random_fill.bits import plain_words_
 from initbench_kernels.random_fill.eager import fill_regions
