@@ -19,7 +19,7 @@ lint: $(VENV)/dev.stamp
 	$(BIN)/mypy
 
 gpu-check: $(VENV)/test.stamp
-	$(BIN)/python -m initbench_core.gpu_check
+	$(BIN)/python -m initbench_core.checks.gpu
 
 clean:
 	rm -rf $(VENV)

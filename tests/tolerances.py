@@ -42,3 +42,18 @@ EAGER = {"rtol": 1e-4, "atol": 1e-5}
 
 # The same PyTorch kernels in another order of the same calls: equal bit by bit.
 EXACT = {"rtol": 0.0, "atol": 0.0}
+
+# Random fills. Inverse CDF of float32 against scipy in float64: AS 241's PPND7 is good to 1e-7, and a dozen roundings
+# of 6e-8 each follow; measured up to 5e-7.
+QUANTILE_RELATIVE = 1e-6
+# Near the median the tail's probability, at most 1/2, has a step of 2^-26..2^-25, and the density there is 0.4.
+QUANTILE_ABSOLUTE = 1e-7
+
+# Statistics of 1e7 values: a test fails by chance once in 1e6 seeds; the seeds are fixed, so it never flickers.
+CHANCE = 1e-6
+SIGMAS = 4.9  # two-sided normal quantile of CHANCE
+
+# The sample standard deviation of 18,000 values or more: relative error 1 / sqrt(2 n) = 0.5%, five times that.
+SAMPLE_STD_RELATIVE = 0.027
+# Float64 orthogonal matrices rounded to float32: sums of 30 products with an error of 6e-8 each, at a gain^2 of 2.8.
+ORTHOGONAL_ABSOLUTE = 3e-6

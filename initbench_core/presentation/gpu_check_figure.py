@@ -1,23 +1,34 @@
 """The figure of `gpu_check`: how close each implementation comes to the memory floor, for every shape."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from initbench_core.gpu_targets import times_of
 from initbench_core.measurement.roofline import floor_ms
 
 PASSES = ("eval", "fwd", "bwd", "fwd_bwd")
 TITLES = {"eval": "evaluation", "fwd": "forward", "bwd": "backward", "fwd_bwd": "forward + backward"}
 
 
-def draw(records: list[dict[str, Any]], environment: dict[str, str], path: Path) -> None:
-    """Draw one panel per pass: floor over time, 1 being a copy's bandwidth at the fused passes' bytes."""
+def draw(
+    records: list[dict[str, Any]],
+    times: Mapping[tuple[str, str, str, str], float],
+    environment: dict[str, str],
+    path: Path,
+) -> None:
+    """Draw one panel per pass: floor over time, 1 being a copy's bandwidth at the fused passes' bytes.
+
+    Args:
+        records: of the whole run, in order.
+        times: milliseconds by (label, implementation, pass, metric).
+        environment: device and versions, for the title.
+        path: of the PNG.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    times = times_of(records)
     labels = list(dict.fromkeys(r["label"] for r in records))
     names = [name for name in dict.fromkeys(r["implementation"] for r in records) if name != "copy"]
     figure, axes = plt.subplots(1, len(PASSES), figsize=(16, 1.5 + 0.42 * len(labels)), sharey=True)

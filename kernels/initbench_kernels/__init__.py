@@ -11,5 +11,15 @@ from initbench_kernels.batch_norm_relu import (
     batch_norm_relu,
     fuse_batch_norm_relu,
 )
+from initbench_kernels.random_fill import Fill, FillPlan, fill_
 
-__all__ = ["BatchNormReLU1d", "BatchNormReLU2d", "BatchNormReLU3d", "batch_norm_relu", "fuse_batch_norm_relu"]
+__all__ = [
+    "BatchNormReLU1d",
+    "BatchNormReLU2d",
+    "BatchNormReLU3d",
+    "Fill",
+    "FillPlan",
+    "batch_norm_relu",
+    "fill_",
+    "fuse_batch_norm_relu",
+]

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from initbench_core import gpu_check
-from initbench_core.cpu_check import peak_activations
-from initbench_core.gpu_targets import FEW, MANY, SMALL_SHAPE, summarize
+from initbench_core.checks import gpu as gpu_check
+from initbench_core.checks.cpu import peak_activations
+from initbench_core.checks.gpu_targets import FEW, MANY, SMALL_SHAPE, summarize, times_of
 from initbench_core.measurement.roofline import FUSED_PASSES, floor_ms
 from initbench_core.presentation.gpu_check_figure import draw
 from initbench_kernels import BatchNormReLU1d
@@ -20,7 +20,7 @@ from initbench_kernels import BatchNormReLU1d
 def test_gpu_check_without_a_gpu() -> None:
     """One line that says what is missing, and exit status 2."""
     environment = {"PYTHONPATH": ":".join(sys.path)}
-    command = [sys.executable, "-m", "initbench_core.gpu_check"]
+    command = [sys.executable, "-m", "initbench_core.checks.gpu"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 2
     assert done.stdout == ""
@@ -75,7 +75,7 @@ def test_figure(tmp_path: Path) -> None:
     """A figure is drawn, also of a run that lost implementations on the way."""
     environment = {"device": "a device", "torch": "2", "triton": "3", "date": "today"}
     records = records_at(1.0, 2.0)[:-3]
-    draw(records, environment, tmp_path / "figure.png")
+    draw(records, times_of(records), environment, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -1,7 +1,7 @@
 """One command for whoever has a GPU: is the fused operator right, and how fast is it beside what else there is?
 
     make gpu-check
-    PYTHONPATH=.:kernels python -m initbench_core.gpu_check       # where nothing can be installed
+    PYTHONPATH=.:kernels python -m initbench_core.checks.gpu       # where nothing can be installed
 
 Runs the GPU tests against float64, then times every pass of every implementation over SHAPES, with the L2 cache
 flushed, next to a copy of the same bytes in the same run. Writes one JSON record per number to
@@ -26,12 +26,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from initbench_core.gpu_targets import summarize
+from initbench_core.checks.gpu_targets import summarize, times_of
 from initbench_core.measurement import roofline
 from initbench_core.measurement.timing import cuda_times_ms, cuda_wall_ms, estimate
 from initbench_kernels import BatchNormReLU1d, BatchNormReLU2d
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 TESTS = "tests/initbench_kernels/batch_norm_relu/test_batch_norm_relu_gpu.py"
 # A shape is begun only before this time, in seconds since the start; the rest is reported as not measured.
 LAST_START_S = 420
@@ -245,7 +245,7 @@ def main() -> int:
     from initbench_core.presentation.gpu_check_figure import draw
 
     figure = path.with_suffix(".png")
-    draw(records, env, figure)
+    draw(records, times_of(records), env, figure)
     print(f"{path}\n{figure}\n{time.monotonic() - start:.0f} s")
     return 0 if sound and met else 1
 

@@ -1,6 +1,6 @@
 """Is the fused module's eager backend as fast on this CPU as nn.BatchNorm1d and nn.ReLU in a row?
 
-    python -m initbench_core.cpu_check
+    python -m initbench_core.checks.cpu
 
 Prints, for every shape, the ratio of training-step times (pair over fused: above 1, fused is faster), as the median of
 interleaved rounds with a 95% bootstrap interval, and how many activations fewer the fused module holds at its peak.

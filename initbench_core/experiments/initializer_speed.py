@@ -1,0 +1,227 @@
+"""Initializer speed: one fill of a whole model, against a loop of torch.nn.init.
+
+Question: what does it cost that every weight is a function of (seed, name, position), the same on every machine?
+torch.nn.init launches once per tensor and draws from a generator whose values depend on the device; here a whole model
+is one launch on a GPU, and chunks of vectorized operations on a CPU.
+
+Expected: on a GPU the loop is bound by its launches, so a model of many small tensors gains most (20 times for the
+1000-layer MLP, 5 for resnet50) and a single large tensor nothing (1.0). On two CPU threads and tensors of a million
+values or more: uniform at least as fast as torch's serial one, normal within a factor of 4 of torch's Box-Muller where
+the raw words come from torch's stateless operators, within 12 from plain integer arithmetic.
+Times are whole calls on the host's clock, a GPU's work included, in alternating pairs; ratios are medians over pairs.
+Source: the targets are this project's own; the generator is Philox4x32-10 of Salmon et al. 2011.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from torch import nn
+
+from initbench_core.measurement.timing import Estimate, estimate, paired_times_ms
+from initbench_core.presentation import plots
+from initbench_core.records.schema import Emission, Measurement, Record, scalar
+from initbench_core.training.setting import Setting
+from initbench_kernels.random_fill import Fill, FillPlan, fill_
+from initbench_kernels.random_fill.bits import plain_words_
+from initbench_kernels.random_fill.eager import fill_regions
+from initbench_kernels.random_fill.rows import check_rows
+
+STD = 0.02
+LARGEST = "tensor_100000000"
+DISTRIBUTIONS = ("uniform", "normal", "truncated_normal")
+
+# What stands against the loop: the call with all its checks; a plan made beforehand, as a sweep over seeds has it; and
+# on the CPU the same chunks with words from plain integer arithmetic, as an older torch gets them.
+CONTENDERS: tuple[str, ...] = ("fill_", "plan", "plain_words")
+
+
+@dataclass(frozen=True)
+class Config:
+    """One workload, filled in one way."""
+
+    workload: str  # "resnet50", "mlp_{layers}x{width}" or "tensor_{elements}"
+    distribution: str
+    contender: str
+    seed: int = 0
+
+
+def grid(setting: Setting) -> Iterator[Config]:
+    """Every workload by every contender; small ones where only the code is tried."""
+    workloads: tuple[str, ...] = setting.pick(
+        smoke=("mlp_5x16", "tensor_10000"),
+        quick=("resnet50", "mlp_1000x64", "tensor_1000000"),
+        full=("resnet50", "mlp_1000x64", "tensor_1000000", "tensor_10000000", LARGEST),
+    )
+    for workload in workloads:
+        for distribution in DISTRIBUTIONS:
+            # torch's truncated normal of 1e8 values takes a CPU five seconds a call.
+            if setting.device == "cpu" and (workload, distribution) == (LARGEST, "truncated_normal"):
+                continue
+            for contender in CONTENDERS:
+                # A single tensor's plan saves next to nothing, and the plain words are the CPU's alone.
+                if contender == "plan" and workload.startswith("tensor"):
+                    continue
+                if contender == "plain_words" and setting.device != "cpu":
+                    continue
+                yield Config(workload, distribution, contender)
+
+
+def run(config: Config, setting: Setting) -> Iterator[Emission]:
+    """Time the loop and the contender in turns."""
+    tensors = _tensors(config.workload, setting.device)
+    ours = _contender(tensors, config)
+    theirs = _loop(tensors, config.distribution)
+    rounds = setting.pick(smoke=2, quick=7, full=20)
+    torch_ms, ours_ms = paired_times_ms(
+        _finished(theirs, setting.device), _finished(ours, setting.device), rounds=rounds, min_ms=1.0
+    )
+    at = {"round": list(range(rounds))}
+    yield Measurement("torch_ms", "ms", torch_ms.tolist(), at)
+    yield Measurement("fill_ms", "ms", ours_ms.tolist(), at)
+    yield scalar("elements", "1", sum(tensor.numel() for tensor in tensors.values()))
+    yield scalar("tensors", "1", len(tensors))
+    yield scalar("threads", "1", torch.get_num_threads())
+
+
+def _tensors(workload: str, device: str) -> dict[str, torch.Tensor]:
+    kind, _, size = workload.partition("_")
+    if kind == "tensor":
+        return {"weight": torch.zeros(int(size), device=device)}
+    model: nn.Module
+    if kind == "mlp":
+        layers, width = map(int, size.split("x"))
+        model = nn.Sequential(*[nn.Linear(width, width, device=device) for _ in range(layers)])
+    else:
+        from torchvision.models import resnet50
+
+        model = resnet50().to(device)
+    return {name: parameter.detach() for name, parameter in model.named_parameters()}
+
+
+def _is_drawn(tensor: torch.Tensor, tensors: Mapping[str, torch.Tensor]) -> bool:
+    """Matrices and kernels are drawn; biases and normalization layers, 1-D in a model, are constants."""
+    return tensor.dim() > 1 or len(tensors) == 1
+
+
+def _rows(tensors: Mapping[str, torch.Tensor], distribution: str) -> list[Fill]:
+    return [
+        Fill(tensor, distribution, name, low=-STD, high=STD, std=STD, a=-2 * STD, b=2 * STD)
+        if _is_drawn(tensor, tensors)
+        else Fill(tensor, "constant", name, value=float(name.endswith("weight")))
+        for name, tensor in tensors.items()
+    ]
+
+
+def _contender(tensors: Mapping[str, torch.Tensor], config: Config) -> Callable[[], None]:
+    rows = _rows(tensors, config.distribution)
+    if config.contender == "fill_":
+        return lambda: fill_(_rows(tensors, config.distribution), seed=config.seed)
+    if config.contender == "plan":
+        plan = FillPlan(rows)
+        return lambda: plan.fill_(config.seed)
+    return lambda: fill_regions(check_rows(rows), config.seed, words=plain_words_)
+
+
+def _loop(tensors: Mapping[str, torch.Tensor], distribution: str) -> Callable[[], None]:
+    draws: dict[str, Callable[[torch.Tensor], object]] = {
+        "uniform": lambda tensor: nn.init.uniform_(tensor, -STD, STD),
+        "normal": lambda tensor: nn.init.normal_(tensor, 0.0, STD),
+        "truncated_normal": lambda tensor: nn.init.trunc_normal_(tensor, 0.0, STD, -2 * STD, 2 * STD),
+    }
+    draw = draws[distribution]
+
+    def loop() -> None:
+        for name, tensor in tensors.items():
+            if _is_drawn(tensor, tensors):
+                draw(tensor)
+            else:
+                nn.init.constant_(tensor, float(name.endswith("weight")))
+
+    return loop
+
+
+def _finished(call: Callable[[], None], device: str) -> Callable[[], None]:
+    """Return the call with a wait for the GPU behind it."""
+    if device == "cpu":
+        return call
+
+    def finished() -> None:
+        call()
+        torch.cuda.synchronize()
+
+    return finished
+
+
+def _samples(record: Record, metric: str) -> np.ndarray:
+    return np.concatenate([m.values for m in record.measurements if m.metric == metric])
+
+
+def _ratio(record: Record) -> Estimate:
+    """How many times faster than the loop, over pairs."""
+    return estimate(_samples(record, "torch_ms") / _samples(record, "fill_ms"))
+
+
+def table(records: Sequence[Record]) -> pd.DataFrame:
+    """A row per workload, distribution and contender."""
+    rows = []
+    for record in records:
+        ratio = _ratio(record)
+        ours = estimate(_samples(record, "fill_ms"))
+        rows.append(
+            {
+                "workload": record.config["workload"],
+                "distribution": record.config["distribution"],
+                "contender": record.config["contender"],
+                "torch.nn.init, ms": estimate(_samples(record, "torch_ms")).median,
+                "fill, ms": ours.median,
+                "million values/s": _samples(record, "elements")[0] / ours.median / 1e3,
+                "torch / fill": ratio.median,
+                "low": ratio.low,
+                "high": ratio.high,
+                "pairs": ratio.samples,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def findings(records: Sequence[Record]) -> Iterator[str]:
+    """The ratio of every workload and contender, over distributions."""
+    for (workload, contender), group in table(records).groupby(["workload", "contender"], sort=False):
+        ratios = ", ".join(
+            f"{row['distribution']} {row['torch / fill']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
+            for _, row in group.iterrows()
+        )
+        yield f"{workload} by {contender}, times as fast as a loop of torch.nn.init: {ratios}."
+
+
+def figures(records: Sequence[Record]) -> Mapping[str, Figure]:
+    """The ratios, a panel per distribution."""
+    rows = table(records)
+    cells = [
+        f"{workload}, {contender}" for workload, contender in zip(rows["workload"], rows["contender"], strict=True)
+    ]
+    rows = rows.assign(cell=cells)
+    names = list(dict.fromkeys(cells))
+    figure, axes = plots.panels(
+        1,
+        len(DISTRIBUTIONS),
+        title="A keyed fill of the whole model against a loop of torch.nn.init",
+        height=0.8 + 0.3 * len(names),
+        sharey=True,
+        squeeze=False,
+    )
+    for panel, distribution in zip(axes[0], DISTRIBUTIONS, strict=True):
+        part = rows[rows["distribution"] == distribution]
+        places = [names.index(cell) for cell in part["cell"]]
+        errors = np.abs(part[["low", "high"]].to_numpy() - part[["torch / fill"]].to_numpy()).T
+        panel.errorbar(part["torch / fill"], places, xerr=errors, ls="", marker="o", ms=5, color=plots.CYCLE[0])
+        panel.axvline(1, color=plots.INK, ls=(0, (4, 2)), lw=1.0)
+        panel.set_xscale("log")
+        panel.set_yticks(range(len(names)), names)
+        plots.label(panel, x="times as fast", y="", title=distribution)
+    axes[0][0].invert_yaxis()
+    return {"ratios": figure}

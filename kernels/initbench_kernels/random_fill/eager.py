@@ -1,0 +1,216 @@
+"""The fills in eager PyTorch, chunk by chunk: the CPU's path, and the fallback of every other device.
+
+Small tensors of one distribution share a chunk, so that thousands of them do not cost thousands of transforms.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+
+from initbench_kernels.random_fill.bits import _signed, words_
+from initbench_kernels.random_fill.layout import Region, contiguous_strides
+from initbench_kernels.random_fill.parameters import Parameters
+from initbench_kernels.random_fill.reference import philox_key
+from initbench_kernels.random_fill.transforms import Chunk
+
+# Fills an int32 tensor with the words of given keys and groups, as `bits.plain_words_` does.
+WordSource = Callable[[torch.Tensor, int | torch.Tensor, int | torch.Tensor], None]
+
+# Values per chunk. CPU: torch runs an operation on so many values serially, and threads here take chunks of their own.
+# Letting torch split every operation of a larger chunk instead costs a barrier an operation: on a busy machine of two
+# cores normals then fall from 35-53 M/s to 11-45 M/s (x86-64, torch 2.15, 2026-11-22).
+# Elsewhere: enough to keep a GPU busy within 140 MB of buffers.
+CPU_CHUNK, OTHER_CHUNK = 1 << 15, 1 << 22
+
+# More threads than this wait for Python's lock: an operation on a chunk takes some 10 us, its call about 1.
+MAX_THREADS = 8
+
+# Runs of positions from this length on are pieces of their own; shorter ones are gathered from one block of words.
+LONG_RUN = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Consecutive positions that land in consecutive elements of `out` (1-D, float32 or narrower or wider)."""
+
+    out: torch.Tensor
+    row: Parameters
+    key: int
+    position: int
+
+    @property
+    def groups(self) -> int:
+        return (self.position % 4 + self.out.numel() + 3) // 4
+
+
+def _chunk_size(device: torch.device) -> int:
+    return CPU_CHUNK if device.type == "cpu" else OTHER_CHUNK
+
+
+def _threads(device: torch.device, total: int) -> int:
+    """Return how many threads to use: none beside this one where their start would cost more than they save."""
+    if device.type != "cpu":
+        return 1
+    return max(1, min(torch.get_num_threads(), MAX_THREADS, total // (4 * _chunk_size(device))))
+
+
+@torch.no_grad()
+def fill_regions(regions: Iterable[Region], seed: int, *, words: WordSource = words_) -> None:
+    """Fill checked regions of one device.
+
+    Args:
+        regions: from `check_rows`, all on one device.
+        seed: in [0, 2^64).
+        words: where the raw words come from; every source gives the same.
+    """
+    by_transform: dict[Parameters | str, list[Region]] = {}
+    for region in regions:
+        if region.row.kind == "constant":
+            region.tensor.fill_(region.row.value)
+        else:
+            shared = region.row if region.row.kind == "truncated_normal" else region.row.kind
+            by_transform.setdefault(shared, []).append(region)
+    for group in by_transform.values():
+        total = sum(region.tensor.numel() + 8 for region in group)
+        threads = _threads(group[0].tensor.device, total)
+        work = functools.partial(_fill_group, group, seed, words, total, threads, torch.is_inference_mode_enabled())
+        if threads == 1:
+            work(0)
+        else:
+            with ThreadPoolExecutor(threads) as pool:
+                list(pool.map(work, range(threads)))
+
+
+def _fill_group(
+    group: list[Region], seed: int, words: WordSource, total: int, threads: int, inference: bool, part: int
+) -> None:
+    """Fill what thread `part` of `threads` does of regions that share a transform."""
+    # Both modes belong to a thread, and a new one has neither.
+    with torch.no_grad(), torch.inference_mode(inference):
+        packer = _Packer(words, group[0].tensor.device, total)
+        for i, region in enumerate(group):
+            _fill_region(region, seed, packer, i, part, threads)
+        packer.flush()
+
+
+def _fill_region(region: Region, seed: int, packer: "_Packer", index: int, part: int, threads: int) -> None:
+    """Do one thread's part of region `index`: its share of a large one; all or nothing of a small one."""
+    tensor = region.tensor
+    is_run = region.strides == contiguous_strides(tensor.shape)
+    is_shared = is_run and tensor.is_contiguous() and tensor.numel() >= threads * packer.size
+    if not is_shared and index % threads != part:
+        return
+    k0, k1 = philox_key(seed, region.key)
+    key = k1 << 32 | k0
+    if is_shared:
+        first, last = (tensor.numel() * i // threads for i in (part, part + 1))
+        packer.add(_Piece(tensor.view(-1)[first:last], region.row, key, region.base + first))
+        return
+    direct = tensor.is_contiguous()
+    flat = tensor.view(-1) if direct else torch.empty(tensor.numel(), dtype=tensor.dtype, device=tensor.device)
+    if is_run:
+        packer.add(_Piece(flat, region.row, key, region.base))
+    else:
+        _fill_box(region, flat, key, packer)
+    if not direct:
+        packer.flush()
+        tensor.copy_(flat.view(tensor.shape))
+
+
+def _fill_box(region: Region, flat: torch.Tensor, key: int, packer: "_Packer") -> None:
+    """Fill the shard of a tensor whose positions are many runs: those of the dimensions that are whole."""
+    shape, strides = tuple(region.tensor.shape), region.strides
+    run, outer = 1, len(shape)
+    while outer and (strides[outer - 1] == run or shape[outer - 1] == 1):
+        run *= shape[outer - 1]
+        outer -= 1
+    device = flat.device
+    starts = torch.full((), region.base, dtype=torch.int64, device=device)
+    for size, stride in zip(shape[:outer], strides[:outer], strict=True):
+        starts = starts[..., None] + torch.arange(size, dtype=torch.int64, device=device) * stride
+    starts = starts.flatten()
+    if run >= LONG_RUN:
+        for i, start in enumerate(starts.tolist()):
+            packer.add(_Piece(flat[i * run : (i + 1) * run], region.row, key, start))
+        return
+    # A run may start at any word of its first group.
+    groups = (run + 6) // 4
+    lanes = torch.arange(run, dtype=torch.int64, device=device)
+    for block, out in zip(
+        starts.split(max(1, packer.size // (4 * groups))),
+        flat.split(run * max(1, packer.size // (4 * groups))),
+        strict=True,
+    ):
+        words = torch.empty(len(block) * groups * 4, dtype=torch.int32, device=device)
+        group = (block >> 2)[:, None] + torch.arange(groups, dtype=torch.int64, device=device)
+        packer.words(words, torch.full_like(group, _signed(key)).flatten(), group.flatten())
+        packer.flush()
+        chunk = packer.chunk.head(len(block) * run)
+        torch.gather(words.view(len(block), -1), 1, (block & 3)[:, None] + lanes, out=chunk.words.view(-1, run))
+        _finish(chunk.transform(region.row), region.row, out)
+
+
+class _Packer:
+    """Collects pieces of one transform until a chunk is full, then draws, transforms and stores them together."""
+
+    def __init__(self, words: WordSource, device: torch.device, total: int) -> None:
+        self.words = words
+        self.size = min(_chunk_size(device), max(64, 4 * math.ceil(total / 4)))
+        self.chunk = Chunk(self.size, device)
+        self._pieces: list[_Piece] = []
+        self._free = self.size
+
+    def add(self, piece: _Piece) -> None:
+        """Take a piece of any length."""
+        while piece.groups * 4 > self._free:
+            if self._free >= self.size // 2:
+                fits = self._free - piece.position % 4
+                self._pieces.append(_Piece(piece.out[:fits], piece.row, piece.key, piece.position))
+                piece = _Piece(piece.out[fits:], piece.row, piece.key, piece.position + fits)
+            self.flush()
+        if piece.out.numel():
+            self._pieces.append(piece)
+            self._free -= piece.groups * 4
+
+    def flush(self) -> None:
+        """Draw and store what was collected."""
+        pieces, self._pieces, self._free = self._pieces, [], self.size
+        if not pieces:
+            return
+        counts = [piece.groups for piece in pieces]
+        chunk = self.chunk.head(4 * sum(counts))
+        if len(pieces) == 1:
+            self.words(chunk.words, pieces[0].key, pieces[0].position // 4)
+        else:
+            self.words(chunk.words, *self._batched(pieces, counts))
+        unit = chunk.transform(pieces[0].row)
+        start = 0
+        for piece, count in zip(pieces, counts, strict=True):
+            first = start + piece.position % 4
+            _finish(unit[first : first + piece.out.numel()], piece.row, piece.out)
+            start += 4 * count
+
+    def _batched(self, pieces: list[_Piece], counts: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return key and index of every group of the pieces."""
+        device = self.chunk.words.device
+        table = torch.tensor([(_signed(p.key), p.position // 4) for p in pieces], dtype=torch.int64, device=device)
+        repeats = torch.tensor(counts, dtype=torch.int64, device=device)
+        keys, groups = table.repeat_interleave(repeats, dim=0, output_size=sum(counts)).unbind(1)
+        first = (repeats.cumsum(0) - repeats).repeat_interleave(repeats, output_size=sum(counts))
+        return keys.contiguous(), groups + torch.arange(sum(counts), dtype=torch.int64, device=device) - first
+
+
+def _finish(unit: torch.Tensor, row: Parameters, out: torch.Tensor) -> None:
+    """Scale, shift and bound unit values, in float32, and store them in the dtype of `out`."""
+    bounded = row.kind != "normal"
+    value = unit.mul_(row.scale)
+    direct = out.dtype == torch.float32
+    value = torch.add(value, row.shift, out=out if direct and not bounded else value)
+    if bounded:
+        value = torch.clamp(value, row.floor, row.ceiling, out=out if direct else value)
+    if not direct:
+        out.copy_(value)

@@ -1,0 +1,78 @@
+"""`fill_`: many tensors, one launch; and the plan behind it, which can be run again with another seed."""
+
+from collections.abc import Iterable
+
+import torch
+
+from initbench_kernels.backend import resolve_backend
+from initbench_kernels.random_fill.eager import fill_regions
+from initbench_kernels.random_fill.layout import Region
+from initbench_kernels.random_fill.rows import Fill, check_rows, check_seed
+
+
+class FillPlan:
+    """Checked rows, ready to be filled as often as wanted: a sweep over seeds checks and tabulates them once.
+
+    A plan is bound to the memory that the tensors had when it was made.
+
+    Args:
+        rows: what to fill; tensors may lie on several devices.
+        backend: "triton", "eager", or None as in `resolve_backend`.
+
+    Raises:
+        ValueError: a bad row, its key named; see `fill_`.
+        RuntimeError: `backend` cannot serve the tensors.
+    """
+
+    def __init__(self, rows: Iterable[Fill], *, backend: str | None = None) -> None:
+        by_device: dict[torch.device, list[Region]] = {}
+        for region in check_rows(rows):
+            by_device.setdefault(region.tensor.device, []).append(region)
+        backends = {device: resolve_backend(backend, device) for device in by_device}
+        self._eager = [regions for device, regions in by_device.items() if backends[device] == "eager"]
+        self._tables = []
+        fused = [regions for device, regions in by_device.items() if backends[device] == "triton"]
+        if fused:
+            # Triton is imported where a kernel runs, never by `import initbench_kernels`.
+            from initbench_kernels.random_fill.launch import Table
+
+            self._tables = [Table(regions) for regions in fused]
+
+    def fill_(self, seed: int) -> None:
+        """Write every row.
+
+        Args:
+            seed: in [0, 2^64).
+
+        Raises:
+            ValueError: the seed is not such an integer; nothing is written.
+        """
+        seed = check_seed(seed)
+        for table in self._tables:
+            table.fill_(seed)
+        for regions in self._eager:
+            fill_regions(regions, seed)
+
+
+def fill_(rows: Iterable[Fill], *, seed: int, backend: str | None = None) -> None:
+    """Fill tensors in place with values that depend on (seed, key, position in the unsharded tensor) alone.
+
+    Not on the device, the backend, the number or order of the rows, strides, dtype (half precision is the float32
+    value rounded, except that a uniform never returns `high`), tile sizes or threads. Everything is checked before
+    anything is written.
+
+    Args:
+        rows: what to fill, see `Fill`.
+        seed: in [0, 2^64).
+        backend: "triton", "eager", or None for `INITBENCH_BACKEND` and then the device's default. "triton" serves CPU
+            tensors under TRITON_INTERPRET=1.
+
+    Raises:
+        ValueError: a seed or key out of range; a key used twice with different shapes (disjoint slices apart); two
+            rows on the same memory; a tensor that is not floating point, not strided, expanded, or on the meta device;
+            low >= high; a negative std; bounds that leave no mass; a number beyond float32. The message starts with
+            the key.
+        RuntimeError: the named backend cannot serve the tensors.
+    """
+    check_seed(seed)
+    FillPlan(rows, backend=backend).fill_(seed)

@@ -1,0 +1,166 @@
+"""Rows of a fill: what a caller asks for, checked before anything is written."""
+
+import math
+import operator
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+
+from initbench_kernels.random_fill.layout import Region, boxes
+from initbench_kernels.random_fill.parameters import (
+    Parameters,
+    constant_parameters,
+    normal_parameters,
+    truncated_normal_parameters,
+    uniform_parameters,
+)
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+DISTRIBUTIONS = ("uniform", "normal", "truncated_normal", "constant")
+
+# Positions stay far from the end of int64, so that no sum of them can wrap.
+LAST_POSITION = 1 << 62
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Arguments:
+    low: float = 0.0
+    high: float = 1.0
+    mean: float = 0.0
+    std: float = 1.0
+    a: float = -2.0
+    b: float = 2.0
+    value: float = 0.0
+    offset: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class _Subject:
+    tensor: torch.Tensor
+    distribution: str
+    key: str | int
+
+
+@dataclass(frozen=True, eq=False)
+class Fill(_Arguments, _Subject):
+    """One tensor to fill.
+
+    Attributes:
+        tensor: float32, float16, bfloat16 or float64, any shape and strides, on a CPU or a GPU; or a DTensor, of which
+            each process fills its own shard.
+        distribution: "uniform", "normal", "truncated_normal" or "constant".
+        key: string, or integer in [0, 2^64): names the stream of values, as a parameter's qualified name does.
+        low: lower bound of a uniform, included.
+        high: upper bound of a uniform, never returned.
+        mean: of a normal, or of a truncated normal before truncation.
+        std: its standard deviation.
+        a: lower bound of a truncated normal, in units of the values; may be -inf.
+        b: upper bound of a truncated normal; may be inf.
+        value: of a constant.
+        offset: position of the tensor's first value in the larger flat tensor of which it is a slice.
+
+    The numbers are rounded to float32, except a constant's in a float64 tensor.
+    """
+
+
+def check_seed(seed: int) -> int:
+    """Return the seed as an integer.
+
+    Raises:
+        ValueError: not an integer in [0, 2^64).
+    """
+    return _unsigned(seed, 64, "seed")
+
+
+def _unsigned(number: object, width: int, name: str) -> int:
+    try:
+        integer = operator.index(number)  # type: ignore[arg-type]
+    except TypeError:
+        raise ValueError(f"{name} must be an integer, got {number!r}") from None
+    if isinstance(number, bool) or not 0 <= integer < 1 << width:
+        raise ValueError(f"{name} must be an integer in [0, 2^{width}), got {number!r}")
+    return integer
+
+
+def check_rows(rows: Iterable[Fill]) -> list[Region]:
+    """Check every row and return the boxes of memory to fill.
+
+    Raises:
+        ValueError: a bad row; the message starts with its key.
+    """
+    regions: list[Region] = []
+    seen: dict[str | int, list[tuple[tuple[int, ...], int, int]]] = {}
+    for row in rows:
+        try:
+            regions.extend(_regions(row))
+            _check_key(row, seen)
+        except ValueError as error:
+            raise ValueError(f"{row.key!r}: {error}") from None
+    _check_memory(regions)
+    return regions
+
+
+def _regions(row: Fill) -> list[Region]:
+    tensor = row.tensor
+    key = row.key if isinstance(row.key, str) else _unsigned(row.key, 64, "key")
+    offset = _unsigned(row.offset, 62, "offset")
+    if torch.nn.parameter.is_lazy(tensor):
+        raise ValueError("is not materialized yet: run the lazy module once")
+    if tensor.dtype not in DTYPES:
+        raise ValueError(f"expected a tensor of float32, float16, bfloat16 or float64, got {tensor.dtype}")
+    if tensor.layout != torch.strided:
+        raise ValueError(f"expected a strided tensor, got {tensor.layout}")
+    if tensor.device.type == "meta":
+        raise ValueError("is on the meta device and has no memory: materialize it with to_empty() first")
+    if tensor.is_inference() and not torch.is_inference_mode_enabled():
+        raise ValueError("is an inference tensor: it can be filled in inference mode only")
+    if offset + tensor.numel() > LAST_POSITION:
+        raise ValueError(f"offset + size = {offset + tensor.numel()} exceeds 2^62")
+    numbers = _parameters(row)
+    regions = [
+        Region(key, numbers, memory, offset + base, strides)
+        for memory, base, strides in boxes(tensor)
+        if memory.numel()
+    ]
+    for region in regions:
+        if region.tensor.is_neg():
+            raise ValueError("is a lazily negated view: fill the tensor behind it")
+        if any(
+            size > 1 and stride == 0 for size, stride in zip(region.tensor.shape, region.tensor.stride(), strict=True)
+        ):
+            raise ValueError("is an expanded view: several of its elements share one place in memory")
+    return regions
+
+
+def _parameters(row: Fill) -> Parameters:
+    dtype = row.tensor.dtype
+    if row.distribution == "uniform":
+        return uniform_parameters(dtype, row.low, row.high)
+    if row.distribution == "normal":
+        return normal_parameters(dtype, row.mean, row.std)
+    if row.distribution == "truncated_normal":
+        return truncated_normal_parameters(dtype, row.mean, row.std, row.a, row.b)
+    if row.distribution == "constant":
+        return constant_parameters(dtype, row.value)
+    raise ValueError(f"unknown distribution {row.distribution!r}: choose from {', '.join(DISTRIBUTIONS)}")
+
+
+def _check_key(row: Fill, seen: dict[str | int, list[tuple[tuple[int, ...], int, int]]]) -> None:
+    """Two tensors of one key and two shapes want the same values in two places, unless they are disjoint slices."""
+    shape, start = tuple(row.tensor.shape), row.offset
+    stop = start + math.prod(shape)
+    known = seen.setdefault(row.key, [])
+    for other, other_start, other_stop in known:
+        if other != shape and max(start, other_start) < min(stop, other_stop):
+            raise ValueError(f"key used twice, for shapes {other} and {shape}")
+    known.append((shape, start, stop))
+
+
+def _check_memory(regions: list[Region]) -> None:
+    """One launch has no order: a tensor that two rows fill would hold either's values."""
+    owner: dict[tuple[torch.device, int], Region] = {}
+    for region in regions:
+        first = owner.setdefault((region.tensor.device, region.tensor.data_ptr()), region)
+        if first is not region:
+            raise ValueError(f"{region.key!r}: its memory is also filled by the row of key {first.key!r}")

@@ -1,0 +1,158 @@
+"""What `fill_` writes: the specification's values, on any layout; torch's own uniform and normal as oracles."""
+
+import math
+import os
+import subprocess
+import sys
+
+import pytest
+import scipy.stats
+import torch
+from tolerances import CHANCE
+
+from initbench_kernels import Fill, FillPlan, fill_
+from initbench_kernels.random_fill import bits, eager, reference, rows
+
+SEED = 0xFEDCBA9876543210
+CASES = {
+    "uniform": {"low": -0.3, "high": 0.1},
+    "normal": {"mean": 0.1, "std": 0.02},
+    "truncated_normal": {"std": 0.02, "a": -0.04, "b": 0.04},
+    "constant": {"value": 0.1},
+}
+DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
+
+
+def expected(shape, distribution, key="w", *, seed=SEED, dtype=torch.float32, offset=0, **numbers):
+    """The values by the specification alone."""
+    row = rows._parameters(Fill(torch.empty(0, dtype=dtype), distribution, key, **numbers))
+    positions = offset + torch.arange(math.prod(shape))
+    return reference.fill(reference.bits_at(seed, key, positions), row).view(shape)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("distribution", CASES)
+@pytest.mark.parametrize("shape", [(), (0,), (1,), (3, 5, 7), (70_001,)], ids=str)
+def test_fill_writes_the_values_of_the_specification(shape, distribution, dtype):
+    tensor = torch.full(shape, math.nan, dtype=dtype)
+    fill_([Fill(tensor, distribution, "w", **CASES[distribution])], seed=SEED)
+    assert torch.equal(tensor, expected(shape, distribution, dtype=dtype, **CASES[distribution]))
+
+
+@pytest.mark.parametrize("distribution", ["uniform", "normal", "truncated_normal"])
+def test_plain_integer_words_give_the_same_tensors(distribution):
+    tensors = [torch.empty(n) for n in (5, 150_000, 9)]
+    regions = rows.check_rows(Fill(t, distribution, i, offset=i) for i, t in enumerate(tensors))
+    eager.fill_regions(regions, SEED, words=bits.plain_words_)
+    for i, tensor in enumerate(tensors):
+        assert torch.equal(tensor, expected(tensor.shape, distribution, i, offset=i))
+
+
+# SHA-256 of 200,001 float32 values, seen alike with torch 2.11 and 2.15, with stateless and with plain words, with
+# AVX-512, AVX2 and no vector instructions: whoever changes these changes what every seed stands for.
+FINGERPRINTS = {
+    "uniform": "f7ca08c2fb692c7e",
+    "normal": "d97cb4637c1ec524",
+    "truncated_normal": "58f705fafd898c4f",
+}
+
+
+@pytest.mark.parametrize("capability", ["", "default", "avx2"])
+def test_values_are_those_of_every_machine(capability):
+    code = (
+        "import hashlib, torch\nfrom initbench_kernels import Fill, fill_\n"
+        f"for distribution in {list(FINGERPRINTS)}:\n"
+        "    t = torch.empty(200_001); fill_([Fill(t, distribution, 'layer.weight')], seed=2026)\n"
+        "    print(hashlib.sha256(bytes(t.view(torch.uint8).tolist())).hexdigest()[:16])"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    if capability:
+        environment["ATEN_CPU_CAPABILITY"] = capability
+    done = subprocess.run([sys.executable, "-c", code], check=True, env=environment, stdout=subprocess.PIPE, text=True)
+    assert done.stdout.split() == list(FINGERPRINTS.values())
+
+
+def test_uniform_is_torchs_own_stateless_uniform():
+    if not bits.has_stateless_words(torch.device("cpu")):
+        pytest.skip("this torch has no stateless Philox operators for the CPU")
+    k0, k1 = reference.philox_key(7, "w")
+    key = torch.tensor([[k0 | k1 << 32, 0]], dtype=torch.uint64)[0]
+    for low, high in [(0.0, 1.0), (-0.3, 0.1), (-1.7, 0.31), (-1e-3, 1e-3), (-math.sqrt(6 / 100), math.sqrt(6 / 100))]:
+        theirs = torch.ops.aten._philox_uniform_(torch.empty(200_000), key, low, high)
+        ours = torch.empty(200_000)
+        fill_([Fill(ours, "uniform", "w", low=low, high=high)], seed=7)
+        assert torch.equal(ours, theirs)
+
+
+def test_normal_and_torchs_own_normal_are_one_distribution():
+    ours, theirs = torch.empty(1_000_000), torch.empty(1_000_000)
+    fill_([Fill(ours, "normal", "w", mean=1.0, std=0.5)], seed=7)
+    theirs.normal_(1.0, 0.5, generator=torch.Generator().manual_seed(7))
+    assert scipy.stats.ks_2samp(ours.numpy(), theirs.numpy()).pvalue > CHANCE
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("low", "high"), [(2.0, 3.0), (-0.1, 0.1), (0.0, 1e-6), (-3.0, -2.0), (100.0, 101.0)])
+def test_uniform_stays_in_its_half_open_interval(low, high, dtype):
+    tensor = torch.empty(300_000, dtype=dtype)
+    fill_([Fill(tensor, "uniform", "w", low=low, high=high)], seed=1)
+    assert (tensor.double() < high).all()
+    lowest = low if dtype == torch.float64 else torch.tensor(low, dtype=torch.float64).to(dtype).double().item()
+    assert (tensor.double() >= lowest).all()
+
+
+def test_uniform_rounding_up_to_high_is_what_the_clamp_prevents():
+    words = torch.tensor([0xFFFFFF])
+    unclamped = reference.uniform(words) * 1.0 + 2.0
+    assert unclamped.item() == 3.0
+    for dtype in DTYPES:
+        row = rows._parameters(Fill(torch.empty(0, dtype=dtype), "uniform", "w", low=2.0, high=3.0))
+        assert reference.fill(words, row).item() < 3.0
+
+
+def test_constants_take_every_value_and_keep_float64():
+    for value in (0.0, -1.5, math.inf, 0.1):
+        tensor = torch.full((5,), math.nan, dtype=torch.float64)
+        fill_([Fill(tensor, "constant", "w", value=value)], seed=0)
+        assert tensor.tolist() == [value] * 5
+
+
+def test_degenerate_spreads_give_the_mean():
+    for distribution in ("normal", "truncated_normal"):
+        tensor = torch.full((100,), math.nan)
+        fill_([Fill(tensor, distribution, "w", mean=0.5, std=0.0)], seed=0)
+        assert (tensor == 0.5).all()
+
+
+def test_plan_runs_again_with_another_seed():
+    tensor = torch.empty(100)
+    plan = FillPlan([Fill(tensor, "normal", "w")])
+    for seed in (3, 4, 3):
+        plan.fill_(seed)
+        assert torch.equal(tensor, expected((100,), "normal", seed=seed))
+
+
+def test_parameters_that_require_grad_are_filled_and_autograd_notices():
+    weight = torch.nn.Parameter(torch.zeros(3))
+    loss = (weight * weight).sum()
+    fill_([Fill(weight, "normal", "w")], seed=0)
+    assert weight.requires_grad
+    assert weight.is_leaf
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_thousands_of_tiny_tensors_of_many_kinds():
+    sizes = [1 + i % 13 for i in range(3000)]
+    tensors = [torch.full((n,), math.nan, dtype=DTYPES[i % 4]) for i, n in enumerate(sizes)]
+    kinds = [list(CASES)[i % 5 % 4] for i in range(3000)]
+    fill_([Fill(t, kind, f"layer.{i}") for i, (t, kind) in enumerate(zip(tensors, kinds, strict=True))], seed=SEED)
+    for i in (0, 1, 2, 3, 4, 17, 1003, 2998, 2999):
+        assert torch.equal(tensors[i], expected((sizes[i],), kinds[i], f"layer.{i}", dtype=tensors[i].dtype))
+    assert all(t.isfinite().all() for t in tensors)
+
+
+def test_importing_the_package_does_not_import_triton():
+    code = "import sys, initbench_kernels; initbench_kernels.fill_; sys.exit('triton' in sys.modules)"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    assert subprocess.run([sys.executable, "-c", code], check=False, env=environment).returncode == 0
