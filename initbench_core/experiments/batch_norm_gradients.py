@@ -166,7 +166,11 @@ def findings(records: Sequence[Record]) -> Iterator[str]:
 
 def figures(records: Sequence[Record]) -> Mapping[str, Figure]:
     """Growth by layer with theory; distributions at the start and after training."""
-    return {"growth": _draw_growth(records), "distribution": _draw_distribution(records)}
+    return {
+        "growth": _draw_growth(records),
+        "gradients": _draw_distribution(records, "gradient"),
+        "activations": _draw_distribution(records, "activation"),
+    }
 
 
 def _draw_growth(records: Sequence[Record]) -> Figure:
@@ -204,18 +208,18 @@ def _draw_growth(records: Sequence[Record]) -> Figure:
     return figure
 
 
-def _draw_distribution(records: Sequence[Record]) -> Figure:
+def _draw_distribution(records: Sequence[Record], kind: str) -> Figure:
     frame = tidy([r for r in records if r.config["part"] == "training" and r.config["seed"] == 0])
     looks = sorted(frame["epochs"].unique())
     figure, axes = plots.panels(
-        2, 4, title="Gradients at each layer of 10, same weights: without BatchNorm (top), with it (bottom)",
+        2, 4, title=f"{kind.capitalize()}s at each of 10 layers, from the same weights, without and with BatchNorm",
         width=11.0, height=2.4, sharex=True, sharey="col",
     )  # fmt: skip
     for i, norm in enumerate(("none", "before")):
         for j, (activation, epochs) in enumerate([(a, e) for a in ("relu", "elu") for e in looks]):
             panel = axes[i, j]
             cell = frame[(frame["activation"] == activation) & (frame["norm"] == norm) & (frame["epochs"] == epochs)]
-            wide = cell[cell["metric"] == "gradient_quantile"].pivot(index="layer", columns="quantile", values="value")
+            wide = cell[cell["metric"] == f"{kind}_quantile"].pivot(index="layer", columns="quantile", values="value")
             for low, high, alpha in ((0.05, 0.95, 0.25), (0.25, 0.75, 0.5)):
                 panel.fill_between(wide.index, wide[low], wide[high], color=plots.CYCLE[i], alpha=alpha, lw=0)
             panel.plot(wide.index, wide[0.5], color=plots.INK, lw=1.0)
@@ -224,9 +228,7 @@ def _draw_distribution(records: Sequence[Record]) -> Figure:
                 panel.set_title(f"{activation}, " + ("start" if epochs == 0 else f"{epochs} epochs"))
             if i == 1:
                 panel.set_xlabel("layer")
-    axes[0, 0].set_ylabel("gradient, none")
-    axes[1, 0].set_ylabel("gradient, BatchNorm")
-    figure.supxlabel(
-        "bands: 5% to 95% and 25% to 75% of the entries of the gradient at a layer's output; line: median", fontsize=9
-    )
+    axes[0, 0].set_ylabel(f"{kind}, none")
+    axes[1, 0].set_ylabel(f"{kind}, BatchNorm")
+    figure.supxlabel("bands: 5% to 95% and 25% to 75% of the entries at the layers' outputs; line: median", fontsize=9)
     return figure

@@ -171,8 +171,8 @@ def findings(records: Sequence[Record]) -> Iterator[str]:
     others = rows.drop(index=LECTURE)
     yield (
         f"Over {len(others)} schemes and {int(others['n'].sum())} cases the second moment of the weights lies between "
-        f"{others['lowest'].min():.3f} and {others['highest'].max():.3f} times its formula; the largest |mean| is "
-        f"{others['largest z of the mean'].max():.1f} standard errors from 0."
+        f"{others['lowest'].min():.3f} and {others['highest'].max():.3f} times its formula; their mean is within "
+        f"{others['largest z of the mean'].max():.1f} standard errors of 0."
     )
     yield (
         f"The lecture's Xavier uniform bound, sqrt(3) too wide, gives "

@@ -144,8 +144,12 @@ def _trained(cell: pd.DataFrame) -> str:
 
 
 def figures(records: Sequence[Record]) -> Mapping[str, Figure]:
-    """The notebook's three curves, and the map of the factorial."""
-    return {"notebook": _draw_notebook(records), "factorial": _draw_factorial(records)}
+    """The notebook's three curves, the map of the factorial, and its losses."""
+    return {
+        "notebook": _draw_notebook(records),
+        "factorial": _draw_factorial(records),
+        "losses": _draw_losses(records),
+    }
 
 
 def _draw_notebook(records: Sequence[Record]) -> Figure:
@@ -184,4 +188,25 @@ def _draw_factorial(records: Sequence[Record]) -> Figure:
     plots.outcome_map(axes, cells, INITS, NORM_PLACES, text)
     plots.label(axes, x="place of BatchNorm (in the cell: mean held-out loss)", y="initial weights")
     plots.outcome_legend(axes, frame["outcome"])
+    return figure
+
+
+def _draw_losses(records: Sequence[Record]) -> Figure:
+    frame = per_trial(records)
+    frame = frame[frame["arm"] == "factorial"]
+    figure, axes = plots.panels(
+        1, 3, title="Final loss of every cell: filled in training, open held out", height=4.2, sharey=True
+    )
+    for panel, norm in zip(axes, NORM_PLACES, strict=True):
+        cells = frame[frame["norm"] == norm]
+        at = cells["init"].map(INITS.index) + (cells["seed"] / max(1, cells["seed"].max()) - 0.5) * 0.5
+        plots.mark_outcomes(panel, at - 0.08, cells["outcome"], cells["final_train_loss"])
+        plots.mark_outcomes(panel, at + 0.08, cells["outcome"], cells["test_loss"], filled=False)
+        is_last = norm == NORM_PLACES[-1]
+        plots.level(panel, cells["constant_loss"].mean(), "constant predictor" if is_last else "", outside=True)
+        plots.level(panel, cells["least_squares_loss"].mean(), "least squares" if is_last else "", outside=True)
+        panel.set(yscale="log", ylim=(0.7, 30))
+        panel.set_xticks(range(len(INITS)), INITS, rotation=60, ha="right")
+        plots.label(panel, x="", y="" if norm != NORM_PLACES[0] else "squared error", title=f"BatchNorm: {norm}")
+    plots.outcome_legend(axes[-1], frame["outcome"])
     return figure

@@ -91,32 +91,28 @@ def theory(
     axes.plot(x, y, **{"color": INK, "linestyle": (0, (4, 2)), "linewidth": 1.2, "zorder": 3, "label": name, **line})
 
 
-def level(axes: Axes, y: float, name: str) -> None:
-    """Draw a reference level as a dashed line with its name at the right end."""
+def level(axes: Axes, y: float, name: str = "", *, outside: bool = False) -> None:
+    """Draw a reference level as a dashed line, with its name at the right end above it or `outside` the axes."""
     axes.axhline(y, color=INK, linestyle=(0, (4, 2)), linewidth=1.0, zorder=1.5)
+    place: dict[str, Any] = {"xytext": (-2, 3), "ha": "right", "va": "bottom"}
+    if outside:
+        place = {"xytext": (4, 0), "ha": "left", "va": "center"}
     axes.annotate(
-        name, (1.0, y), xycoords=("axes fraction", "data"), xytext=(-2, 3), textcoords="offset points",
-        ha="right", va="bottom", fontsize=8, color=INK,
+        name, (1.0, y), xycoords=("axes fraction", "data"), textcoords="offset points", fontsize=8, color=INK, **place
     )  # fmt: skip
 
 
-def mark_outcomes(axes: Axes, x: Iterable[float], outcomes: Iterable[str], y: Iterable[float]) -> None:
+def mark_outcomes(
+    axes: Axes, x: Iterable[float], outcomes: Iterable[str], y: Iterable[float], *, filled: bool = True
+) -> None:
     """Draw one marker a trial in its outcome's colour and shape; a diverged one stands at the upper edge."""
     for at, outcome, value in zip(x, outcomes, y, strict=True):
         color, marker = OUTCOME_STYLE[outcome]
+        look = {"color": color, "marker": marker, "mfc": color if filled else "none", "ms": 6, "ls": "", "alpha": 0.85}
         if outcome == "diverged":
-            axes.plot(
-                [at],
-                [1.0],
-                transform=axes.get_xaxis_transform(),
-                clip_on=False,
-                color=color,
-                marker=marker,
-                ms=8,
-                ls="",
-            )
+            axes.plot([at], [1.0], transform=axes.get_xaxis_transform(), clip_on=False, **look)
         else:
-            axes.plot([at], [value], color=color, marker=marker, ms=6, ls="", alpha=0.8)
+            axes.plot([at], [value], **look)
 
 
 def mark_diverged(axes: Axes, x: float, text: str) -> None:

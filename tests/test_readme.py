@@ -1,0 +1,52 @@
+"""The README: its commands exist, its numbers are those of the report, its example runs."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from initbench_core.experiments import names
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def test_its_results_are_the_reports() -> None:
+    """Every row of the README's table stands in results/README.md, which is generated from the records."""
+    block = README.split("<!-- results", 1)[1].split("<!-- end of results -->")[0]
+    rows = [line for line in block.splitlines() if line.startswith("| ") and not line.startswith("| ---")][1:]
+    assert len(rows) == len(names())
+    report = (ROOT / "results" / "README.md").read_text()
+    for row in rows:
+        name, finding = (cell.strip() for cell in row.strip("|").split("|", 1))
+        assert f"| {finding} |" in report or f"{finding.rstrip(' |')}" in report, name
+
+
+def test_its_make_targets_exist() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"(?:^|`)make ([a-z-]+)", README, re.MULTILINE)) <= targets
+
+
+@pytest.mark.parametrize("path", sorted(set(re.findall(r"\]\(([\w/.-]+)\)", README))))
+def test_its_links_lead_somewhere(path: str) -> None:
+    assert (ROOT / path).exists()
+
+
+def test_its_files_exist() -> None:
+    for path in re.findall(r"`((?:initbench_core|tests|kernels)/[\w/.]+)`", README):
+        assert (ROOT / path).exists(), path
+
+
+def test_its_example_runs() -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "fused" in done.stdout
+
+
+def test_results_are_committed_for_every_experiment() -> None:
+    for name in names():
+        assert (ROOT / "results" / "runs" / f"{name}-quick-cpu.jsonl").exists()
+        assert list((ROOT / "results" / "figures").glob(f"{name}-*-quick-cpu.png"))
