@@ -112,9 +112,9 @@ def figures(records: Sequence[Record]) -> Mapping[str, Figure]:
     figure, axes = plots.panels(
         1, 2, title="Variance of activations and gradients in 50 layers, by variance of the weights", height=4.0
     )
-    for panel, metric, title, limits in (
-        (axes[0], "activation_variance", "forward: pre-activations", (1e-80, 1e100)),
-        (axes[1], "gradient_variance", "backward: gradients", (1e-160, 1e200)),
+    for panel, metric, title, ticks in (
+        (axes[0], "activation_variance", "forward: pre-activations", [1e-80, 1e-40, 1, 1e40, 1e80]),
+        (axes[1], "gradient_variance", "backward: gradients", [1e-160, 1e-80, 1, 1e80, 1e160]),
     ):
         for color, variance in zip(plots.CYCLE, VARIANCES, strict=False):
             chosen = frame[(frame["metric"] == metric) & (frame["variance"] == variance)]
@@ -124,7 +124,7 @@ def figures(records: Sequence[Record]) -> Mapping[str, Figure]:
             layers = np.arange(1, 51)
             away = layers - 1 if metric == "activation_variance" else 50 - layers
             plots.theory(panel, layers, start * relu_growth(100, variance) ** away, name="")
-        panel.set(yscale="log", ylim=limits)
+        panel.set(yscale="log", yticks=ticks)
         plots.label(panel, x="layer", y="variance", title=title)
     axes[1].plot([], [], color=plots.INK, ls=(0, (4, 2)), lw=1.2, label="theory")
     axes[1].legend(title=f"variance of weights\n({draws} networks each)", loc="upper left", bbox_to_anchor=(1.0, 1.0))

@@ -208,5 +208,5 @@ def _draw_losses(records: Sequence[Record]) -> Figure:
         panel.set(yscale="log", ylim=(0.7, 30))
         panel.set_xticks(range(len(INITS)), INITS, rotation=60, ha="right")
         plots.label(panel, x="", y="" if norm != NORM_PLACES[0] else "squared error", title=f"BatchNorm: {norm}")
-    plots.outcome_legend(axes[-1], frame["outcome"])
+    plots.outcome_legend(axes[-1], frame["outcome"], top=0.6)
     return figure

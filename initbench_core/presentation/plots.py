@@ -125,13 +125,13 @@ def mark_diverged(axes: Axes, x: float, text: str) -> None:
     )  # fmt: skip
 
 
-def outcome_legend(axes: Axes, shown: Iterable[str]) -> None:
-    """Explain the outcomes that appear, beside the axes."""
+def outcome_legend(axes: Axes, shown: Iterable[str], *, top: float = 1.0) -> None:
+    """Explain the outcomes that appear, beside the axes, from the fraction `top` of their height downwards."""
     present = set(shown)
     for name, (color, marker) in OUTCOME_STYLE.items():
         if name in present:
             axes.plot([], [], color=color, marker=marker, ls="", ms=8, label=name)
-    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    axes.legend(loc="upper left", bbox_to_anchor=(1.0, top))
 
 
 def outcome_map(
