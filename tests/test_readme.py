@@ -14,14 +14,19 @@ README = (ROOT / "README.md").read_text()
 
 
 def test_its_results_are_the_reports() -> None:
-    """Every row of the README's table stands in results/README.md, which is generated from the records."""
+    """Every row of the README's table stands in the committed results/README.md, generated from the records.
+
+    Not in the working tree's: `make run` writes the results of the machine at hand there.
+    """
+    shown = subprocess.run(["git", "-C", str(ROOT), "show", "HEAD:results/README.md"], capture_output=True, text=True)
+    if shown.returncode != 0:
+        pytest.skip("not a git checkout")
     block = README.split("<!-- results", 1)[1].split("<!-- end of results -->")[0]
     rows = [line for line in block.splitlines() if line.startswith("| ") and not line.startswith("| ---")][1:]
     assert len(rows) == len(names())
-    report = (ROOT / "results" / "README.md").read_text()
     for row in rows:
-        name, finding = (cell.strip() for cell in row.strip("|").split("|", 1))
-        assert f"| {finding} |" in report or f"{finding.rstrip(' |')}" in report, name
+        name, finding = (cell.strip() for cell in row.strip("| ").split(" | ", 1))
+        assert f"| {finding} |" in shown.stdout, name
 
 
 def test_its_make_targets_exist() -> None:
