@@ -284,7 +284,6 @@ def test_two_data_sets_are_never_pooled(call: Call, tmp_path: Path) -> None:
 
 
 def test_checkpoints_and_tensorboard_go_where_asked(call: Call, tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard")
     options = ("--checkpoints", tmp_path / "c", "--tensorboard", tmp_path / "t", "--out", tmp_path / "results")
     assert call("run", "cifar_mlp", "--profile", "smoke", "--seeds", 1, "--device", "cpu", *options)[0] == 0
     assert len(list((tmp_path / "t").rglob("events.out.tfevents.*"))) == 4

@@ -248,6 +248,5 @@ def test_constant_losses() -> None:
 
 
 def test_tensorboard_files_are_written(tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard")
     emit(replace(RECIPE, epochs=1), Setting(tensorboard=tmp_path))
     assert list(tmp_path.glob("events.out.tfevents.*"))
