@@ -84,6 +84,7 @@ def run_experiments(
                 )
             except MissingDataError as error:
                 missing.append(f"{experiment.name}: {error}")
+                progress.finish([*records.warnings, str(error)], [])
                 continue
             progress.finish(records.warnings, draw_figures(folder, [experiment.name], Experiment))
         if len(missing) == len(experiments):

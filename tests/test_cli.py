@@ -17,6 +17,7 @@ from initbench_core import cli
 from initbench_core.experiments import names
 from initbench_core.records.schema import seal
 from initbench_core.records.store import read
+from initbench_core.training import checkpoint
 from initbench_core.training.data import digits
 from tests.initbench_core.training.test_data import write_mnist
 
@@ -288,3 +289,27 @@ def test_checkpoints_and_tensorboard_go_where_asked(call: Call, tmp_path: Path) 
     assert call("run", "cifar_mlp", "--profile", "smoke", "--seeds", 1, "--device", "cpu", *options)[0] == 0
     assert len(list((tmp_path / "t").rglob("events.out.tfevents.*"))) == 4
     assert not list((tmp_path / "c").iterdir()), "recorded trials need no checkpoint"
+
+
+def test_a_damaged_checkpoint_in_a_named_folder_is_one_line(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Left by a run that died before it recorded its trial, then damaged."""
+    out, checkpoints = tmp_path / "results", tmp_path / "c"
+    options = ("--profile", "smoke", "--seeds", 1, "--device", "cpu", "--out", out, "--checkpoints", checkpoints)
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint, "delete", lambda path: None)
+        assert call("run", "cifar_mlp", *options)[0] == 0
+    (out / "runs" / "cifar_mlp-smoke-cpu.jsonl").unlink()
+    for path in checkpoints.glob("*.pt"):
+        path.write_bytes(path.read_bytes()[:-1] + b"!")
+    code, _, errors = call("run", "cifar_mlp", *options)
+    assert code == 2
+    assert "is damaged (its sha256 does not fit): delete it" in errors
+    assert errors.count("\n") == 1
+    # In the folder's own place the training starts anew and says so in its record.
+    (out / "checkpoints").mkdir()
+    for path in checkpoints.iterdir():
+        path.rename(out / "checkpoints" / path.name)
+    assert call("run", "cifar_mlp", *options[:-2])[0] == 0
+    assert all("started anew" in r.notes[0] for r in read(out / "runs" / "cifar_mlp-smoke-cpu.jsonl").records)

@@ -83,5 +83,5 @@ class Progress:
         for warning in warnings:
             self.console.print(f"  warning: {warning}", markup=False)
         seconds = time.monotonic() - self.started
-        where = ", ".join(str(path) for path in figures)
+        where = ", ".join(str(path) for path in figures) or "no figure"
         self.console.print(f"  {self.name} took {seconds:.0f} s: {where}", markup=False)

@@ -83,7 +83,7 @@ def _unfinished(folder: ResultsFolder, run: RunName) -> dict[str, Any]:
 def _section(folder: ResultsFolder, run: RunName, experiment: Presentable) -> dict[str, Any]:
     records = read(folder.records(run)).records
     table = experiment.table(records)
-    table.to_csv(folder.tables / f"{run}.csv", index=False)
+    replace_file(folder.tables / f"{run}.csv", table.to_csv(index=False).encode())
     heading = f"{run.experiment} ({run.profile}, {run.device})"
     counts = Counter(record.outcome.name for record in records if record.outcome)
     return {

@@ -103,7 +103,7 @@ class ResultsFolder:
         except OSError as error:
             raise describe(error, self.path) from error
         try:
-            owner.write_text(f"process {os.getpid()} on {platform.node()}\n")
+            replace_file(owner, f"process {os.getpid()} on {platform.node()}\n".encode())
             yield
         finally:
             owner.unlink(missing_ok=True)
