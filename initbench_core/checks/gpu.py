@@ -14,7 +14,6 @@ import functools
 import importlib.util
 import json
 import os
-import re
 import subprocess
 import sys
 import time
@@ -27,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from initbench_core.checks.gpu_targets import summarize, times_of
+from initbench_core.environment import device_slug
 from initbench_core.measurement import roofline
 from initbench_core.measurement.timing import cuda_times_ms, cuda_wall_ms, estimate
 from initbench_kernels import BatchNormReLU1d, BatchNormReLU2d
@@ -225,9 +225,8 @@ def main() -> int:
     start = time.monotonic()
     sound = options.no_tests or run_tests()
     env = environment()
-    slug = re.sub(r"[^a-z0-9]+", "_", env["device"].lower()).strip("_")
     records: list[dict[str, Any]] = []
-    path = options.results / "gpu_check" / f"{slug}.jsonl"
+    path = options.results / "gpu_check" / f"{device_slug('cuda')}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         for shape in SHAPES:
