@@ -1,17 +1,15 @@
 """A sweep: every trial of an experiment that is not recorded yet, one record each."""
 
 import dataclasses
-import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
-
 from initbench_core.records.schema import Emission, Measurement, Note, Outcome, Record, trial_key
 from initbench_core.records.store import RecordFile
 from initbench_core.training import checkpoint
+from initbench_core.training.seeding import seed_generators
 from initbench_core.training.setting import Setting
 
 
@@ -29,9 +27,7 @@ class Experiment(Protocol):
 
 def run_trial(experiment: Experiment, config: Any, setting: Setting, identity: str) -> Record:
     """Run one trial and return its record; torch's generators are seeded with the configuration's seed first."""
-    seed = getattr(config, "seed", 0)
-    random.seed(seed)
-    torch.manual_seed(seed)
+    seed_generators(getattr(config, "seed", 0))
     started = time.perf_counter()
     measurements: list[Measurement] = []
     notes: list[str] = []
