@@ -25,7 +25,7 @@ from typing import Any
 from initbench_kernels.builds import Build
 
 # Modules with a `builds()` and a `runs()` generator: one per operator.
-OPERATORS = ("initbench_kernels.batch_norm_relu.offline",)
+OPERATORS = ("initbench_kernels.batch_norm_relu.offline", "initbench_kernels.random_fill.offline")
 
 # (backend, architecture, threads per warp) as triton.backends.compiler.GPUTarget takes them.
 TARGETS: dict[str, tuple[str, int | str, int]] = {
@@ -76,7 +76,8 @@ def builds() -> Iterator[Build]:
         yield from importlib.import_module(name).builds()
 
 
-def _compile(build: Build, target: str) -> Any:
+def compile_for(build: Build, target: str) -> Any:
+    """Compile a build for a key of TARGETS; return Triton's compiled kernel, with its `asm` and `metadata`."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -93,7 +94,7 @@ def _compile(build: Build, target: str) -> Any:
         },
     )
     # Triton 3.9 warns where fusion of multiply and add is left to its default, which this is.
-    options = {"num_warps": build.num_warps, "enable_fp_fusion": True} | build.options
+    options = {"num_warps": build.threads // TARGETS[target][2], "enable_fp_fusion": True} | build.options
     return triton.compile(source, target=GPUTarget(*TARGETS[target]), options=options)
 
 
@@ -133,8 +134,7 @@ def cost_of(build: Build, target: str) -> StaticCost:
         RuntimeError: the compiler's output has no such number.
         triton.CompilationError, subprocess.CalledProcessError: the kernel does not compile.
     """
-    compiled = _compile(build, target)
-    threads = build.num_warps * TARGETS[target][2]
+    compiled = compile_for(build, target)
     if TARGETS[target][0] == "cuda":
         text = _cuobjdump(compiled.asm["cubin"])
         registers, spill_bytes = _search(r"REG:(\d+)", text), _search(r"STACK:(\d+)", text)
@@ -145,8 +145,8 @@ def cost_of(build: Build, target: str) -> StaticCost:
         spill_bytes = _search(r"\.private_segment_fixed_size:\s+(\d+)", text)
         loads, stores = _amd_accesses(text, "load"), _amd_accesses(text, "store")
     # A thread cannot access more at a time than its share of the tile.
-    bits = min(build.access_bits, build.tile_bits // threads)
-    per_tensor = build.tile_bits // (threads * bits)
+    bits = min(build.access_bits, build.tile_bits // build.threads)
+    per_tensor = build.tile_bits // (build.threads * bits)
     return StaticCost(
         kernel=build.kernel.__name__,
         name=build.name,

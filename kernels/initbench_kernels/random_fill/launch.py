@@ -1,33 +1,19 @@
-"""Host side of the fill kernel: the table on its device, the grid, and what offline compilation needs to know."""
+"""Host side of the fill kernel: the table on its device, and the grid."""
 
 from array import array
 
 import torch
 
+from initbench_kernels.builds import warp_size
 from initbench_kernels.random_fill import table
 from initbench_kernels.random_fill.kernels import random_fill_kernel
 from initbench_kernels.random_fill.layout import Region
 
-# Values per program and warps. Chosen from registers and store width of sm_90 binaries; not timed on a GPU yet.
-BLOCK, NUM_WARPS = 1024, 8
+# Values and threads per program. Chosen from registers and store width of sm_90 binaries; not timed on a GPU yet.
+BLOCK, THREADS = 1024, 256
 
-# What measurement.static_cost compiles without a GPU: name, kernel, signature, constexprs, options.
-COMPILE_ROWS = (
-    {
-        "name": "random_fill",
-        "kernel": random_fill_kernel,
-        "signature": {
-            "table_ptr": "*i64",
-            "row_of_block_ptr": "*i32",
-            "seed_low": "i32",
-            "seed_high": "i32",
-            "BLOCK": "constexpr",
-        },
-        "constexprs": {"BLOCK": BLOCK},
-        "num_warps": NUM_WARPS,
-        "options": {"enable_fp_fusion": False},
-    },
-)
+# A fused multiply-add rounds once where the specification rounds twice.
+OPTIONS = {"enable_fp_fusion": False}
 
 
 def _signed32(word: int) -> int:
@@ -86,8 +72,8 @@ class Table:
                 _signed32(seed & 0xFFFFFFFF),
                 _signed32(seed >> 32),
                 BLOCK=self._block,
-                num_warps=NUM_WARPS,
-                enable_fp_fusion=False,
+                num_warps=THREADS // warp_size(),
+                **OPTIONS,
             )
         for tensor, stand_in in self._copies:
             tensor.copy_(stand_in)
