@@ -18,7 +18,7 @@ from initbench_core.experiments import names
 from initbench_core.records.schema import seal
 from initbench_core.records.store import read
 from initbench_core.training import checkpoint
-from initbench_core.training.data import digits
+from initbench_core.training.data import TRAINING_IMAGES, digits
 from tests.initbench_core.training.test_data import write_mnist
 
 ROOT = Path(__file__).parents[1]
@@ -263,7 +263,8 @@ def test_an_unfinished_run_is_named_and_not_drawn(call: Call, tmp_path: Path) ->
     assert "is unfinished" not in (tmp_path / "README.md").read_text()
 
 
-def test_two_data_sets_are_never_pooled(call: Call, tmp_path: Path) -> None:
+def test_two_data_sets_are_never_pooled(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TRAINING_IMAGES, "mnist", 48)
     arguments = (
         "run",
         "mnist_cnn",
