@@ -97,6 +97,8 @@ def test_a_finished_run_is_not_repeated_but_fresh_is(call: Call, tmp_path: Path)
         (("run", "overflow", "--seeds", "many"), "--seeds"),
         (("run", "overflow", "--sedes", "3"), "No such option"),
         (("run", "overflow", "--download"), "--download needs --data-dir"),
+        (("run", "overflow", "--dataset", "cifar"), "no data set 'cifar': choose from digits5k, mnist, fashion_mnist"),
+        (("run", "overflow", "--dataset", "fashion_mnist"), "--dataset fashion_mnist needs --data-dir"),
         (("run", "overflow", "--data-dir", "/nowhere/data"), "--data-dir /nowhere/data is no folder"),
         (("run", "overflow", "--checkpoints", "/dev/null/x"), "cannot write /dev/null/x"),
         (("run", "overflow", "--tensorboard", "/dev/null/x"), "cannot write /dev/null/x"),
