@@ -49,6 +49,13 @@ def run(
     out: Out = Path("results"),
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure anew what is recorded already.")] = False,
     data_dir: Annotated[Path | None, typer.Option(help="Folder with torchvision's MNIST or CIFAR-10.")] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            help="Images of the convergence study: digits5k, mnist or fashion_mnist.",
+            show_default="digits that are there",
+        ),
+    ] = None,
     download: Annotated[bool, typer.Option("--download", help="Fetch missing data sets into --data-dir.")] = False,
     checkpoints: Annotated[
         Path | None, typer.Option(help="Folder for checkpoints.", show_default="OUT/checkpoints")
@@ -114,6 +121,7 @@ def run(
         out=out,
         fresh=fresh,
         data_dir=data_dir,
+        dataset=dataset,
         download=download,
         checkpoints=checkpoints,
         tensorboard=tensorboard,
