@@ -93,12 +93,13 @@ def plot(experiments: Names = None, out: Out = Path("results")) -> None:
 
 @app.command()
 def report(out: Out = Path("results")) -> None:
-    """Write the report, README.md, from the records and the figures."""
+    """Write the report, README.md and index.html, from the records and the figures."""
     from initbench_core.presentation.report import write_report
     from initbench_core.records.folder import ResultsFolder
 
     with ResultsFolder(out).existing() as folder:
-        typer.echo(write_report(folder, Experiment))
+        for path in write_report(folder, Experiment):
+            typer.echo(path)
 
 
 class _Terminated(BaseException):

@@ -89,8 +89,8 @@ def run_experiments(
             progress.finish(records.warnings, draw_figures(folder, [experiment.name], Experiment))
         if len(missing) == len(experiments):
             raise UserError("; ".join(missing))
-        report = write_report(folder, Experiment)
-    print(f"Records: {folder.runs}/*.jsonl\nFigures: {folder.figures}/*.png\nReport:  {report}")
+        readme, page = write_report(folder, Experiment)
+    print(f"Records: {folder.runs}/*.jsonl\nFigures: {folder.figures}/*.png\nReport:  {readme}, {page}")
     if missing:
         raise UserError(f"all but {len(missing)} of {len(experiments)} experiments ran; " + "; ".join(missing))
 
