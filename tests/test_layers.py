@@ -19,11 +19,12 @@ ALLOWED: dict[str, set[str]] = {
     "records": set(),
     "environment": set(),
     "presentation": {"records", "measurement"},
+    "comparison": {"records", "presentation"},
     "training": {"networks", "records"},
     "experiments": {"training", "networks", "measurement", "records", "presentation"},
     "checks": {"environment", "measurement", "presentation"},
     "runner": {"experiments", "presentation", "records", "training", "environment"},
-    "cli": {"experiments", "presentation", "records", "runner"},
+    "cli": {"experiments", "presentation", "records", "runner", "comparison"},
     "__main__": {"cli"},
 }
 
