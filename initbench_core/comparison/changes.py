@@ -2,7 +2,7 @@
 
 Trials pair by their configuration, seed included. The unit of judgement is one metric of one configuration:
 
-- exact metrics and outcomes change or do not;
+- exact metrics, outcomes and failed trials change or do not;
 - a metric over seeds is judged by Student's test of the paired differences;
 - a metric of one seed that its trial repeats (times) by Yuen's test of the 20% trimmed means, for times have outliers;
 - a single number says nothing of its noise: its change is told, and is no regression.
@@ -121,6 +121,12 @@ def _cells(a: Sequence[Record], b: Sequence[Record]) -> Mapping[str, list[Pair]]
 
 def _changes(experiment: str, cell: str, pairs: Sequence[Pair], *, across_machines: bool) -> Iterator[Change]:
     blank = Change("same", experiment, cell, "", "", "")
+    broken = [sum(record.failure is not None for record in side) for side in zip(*pairs, strict=True)]
+    if any(broken):
+        verdict = "same" if broken[0] == broken[1] else "worse" if broken[1] > broken[0] else "better"
+        texts = [f"{count} of {len(pairs)} failed" for count in broken]
+        yield replace(blank, verdict=verdict, metric="trials", a=texts[0], b=texts[1], n=len(pairs))
+        pairs = [pair for pair in pairs if not any(record.failure for record in pair)]
     if any(record.outcome for pair in pairs for record in pair):
         yield _outcomes(blank, pairs)
     names = dict.fromkeys(m.metric for pair in pairs for record in pair for m in record.measurements)

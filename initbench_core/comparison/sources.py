@@ -21,7 +21,7 @@ class Run:
     Attributes:
         path: the file of its records.
         experiment: whose records they are.
-        records: all of them.
+        records: all of them, failed ones included.
         environment: what it ran on, from its manifest.
     """
 
@@ -81,7 +81,8 @@ def _files(source: str, out: Path) -> dict[RunName | None, Path]:
 
 
 def _load(path: Path) -> Run:
-    records = read_whole(path)
+    content = read_whole(path)
+    records = [*content.records, *content.failed]
     experiments = sorted({record.experiment for record in records})
     if len(experiments) > 1:
         raise UserError(f"{path} mixes records of {', '.join(experiments)}: it is no run of one experiment")

@@ -9,13 +9,20 @@ A module states its question in its docstring (the first line is its title) and 
 - `findings(records)`: what was found, as sentences made from the numbers;
 - `figures(records)`: the figures by name.
 
+It may define
+
+- `run_together(configs, setting)`: trials that differ in nothing but their seed in one go; entry i is what `run` would
+  have yielded for configuration i;
+- `claims(records)`: its part of the report's story (`presentation.story`);
+- `TIMED = True`: its numbers are times, so that nothing else may run beside it.
+
 To add an experiment is to add its file: command line, smoke test, figures and report find it here.
 """
 
 import ast
 import importlib
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +32,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
+    from initbench_core.presentation.story import Claim
     from initbench_core.records.schema import Emission, Record
     from initbench_core.training.setting import Setting
 
@@ -77,6 +85,21 @@ class Experiment:
         """Run one trial."""
         yield from self._module.run(config, setting)
 
+    @property
+    def runs_together(self) -> bool:
+        """Whether trials that differ only in their seed can run in one go."""
+        return hasattr(self._module, "run_together")
+
+    def run_together(self, configs: Sequence[Any], setting: "Setting") -> "Sequence[Iterable[Emission]]":
+        """Run trials that differ only in their seed; entry i is what `run` would yield for configuration i."""
+        together: Sequence[Iterable[Emission]] = self._module.run_together(configs, setting)
+        return together
+
+    @property
+    def timed(self) -> bool:
+        """Whether its numbers are times: it runs alone, with all threads."""
+        return bool(getattr(self._module, "TIMED", False))
+
     def table(self, records: "Sequence[Record]") -> "pd.DataFrame":
         """Return the results as a table."""
         frame: pd.DataFrame = self._module.table(records)
@@ -85,6 +108,11 @@ class Experiment:
     def findings(self, records: "Sequence[Record]") -> list[str]:
         """Return what was found, one sentence each."""
         return list(self._module.findings(records))
+
+    def claims(self, records: "Sequence[Record]") -> "list[Claim]":
+        """Return its part of the story; empty if it tells none."""
+        claims: Callable[[Sequence[Record]], Iterable[Claim]] | None = getattr(self._module, "claims", None)
+        return list(claims(records)) if claims else []
 
     def figures(self, records: "Sequence[Record]") -> "Mapping[str, Figure]":
         """Return the figures by name."""

@@ -10,15 +10,7 @@ import jinja2
 
 from initbench_core.presentation import page
 from initbench_core.presentation.plots import style
-from initbench_core.presentation.section import (
-    INTERVALS,
-    OUTCOME_MEANING,
-    Find,
-    figure_path,
-    finished,
-    sections,
-    unfinished,
-)
+from initbench_core.presentation.section import INTERVALS, OUTCOME_MEANING, Find, collect, figure_path, is_finished
 from initbench_core.presentation.tables import escaped, markdown
 from initbench_core.records.files import describe, replace_file
 from initbench_core.records.folder import ResultsFolder
@@ -29,12 +21,19 @@ def draw_figures(folder: ResultsFolder, experiments: Iterable[str], find: Find) 
     """Draw every finished run of `experiments`; return the files."""
     wanted = set(experiments)
     paths = []
-    for run in finished(folder):
-        if run.experiment not in wanted:
+    for run in folder.recorded():
+        if run.experiment not in wanted or not is_finished(folder, run):
             continue
-        records = read_whole(folder.records(run))
+        content = read_whole(folder.records(run))
         with style():
-            for name, figure in find(run.experiment).figures(records).items():
+            try:
+                figures = find(run.experiment).figures(content.records)
+            except Exception:
+                # Where trials failed, what a figure shows may be missing altogether; the report names them.
+                if content.failed:
+                    continue
+                raise
+            for name, figure in figures.items():
                 path = figure_path(folder, run, name)
                 try:
                     figure.savefig(path)
@@ -53,20 +52,15 @@ def write_report(folder: ResultsFolder, find: Find) -> list[Path]:
     Raises:
         UserError: records that are damaged or foreign; nothing is written.
     """
-    collected = sections(folder, find)
-    context = {
-        "sections": collected,
-        "unfinished": unfinished(folder),
-        "outcome_meaning": OUTCOME_MEANING,
-        "intervals": INTERVALS,
-    }
+    collected = collect(folder, find)
+    context = {"report": collected, "outcome_meaning": OUTCOME_MEANING, "intervals": INTERVALS}
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=False, undefined=jinja2.StrictUndefined
     )
     templates.filters |= {"markdown": markdown, "escaped": escaped}
-    readme = templates.get_template("report.md.j2").render(**context).rstrip() + "\n"
+    readme = templates.get_template("report.md.j2").render(context).rstrip() + "\n"
     written = {folder.path / "README.md": readme, folder.path / "index.html": page.render(context)}
-    for section in collected:
+    for section in collected.sections:
         replace_file(folder.tables / f"{section.run}.csv", section.table.to_csv(index=False).encode())
     for path, text in written.items():
         replace_file(path, text.encode())

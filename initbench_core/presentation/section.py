@@ -1,7 +1,7 @@
 """What the report says of one run: collected once, written twice, as Markdown and as HTML."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,9 +10,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from initbench_core.presentation.plots import OUTCOME_STYLE
+from initbench_core.presentation.story import CHAPTERS, Claim
 from initbench_core.records.folder import ResultsFolder, RunName
-from initbench_core.records.schema import Record
-from initbench_core.records.store import read, read_whole
+from initbench_core.records.schema import Failure, Record
+from initbench_core.records.store import Content, read, read_whole
 
 # Said in the report next to the numbers that they are about.
 OUTCOME_MEANING = {
@@ -40,6 +41,8 @@ class Presentable(Protocol):
 
     def findings(self, records: Sequence[Record]) -> list[str]: ...
 
+    def claims(self, records: Sequence[Record]) -> list[Claim]: ...
+
     def figures(self, records: Sequence[Record]) -> Mapping[str, Figure]: ...
 
 
@@ -55,6 +58,7 @@ class Section:
         title: what the experiment measures, one line.
         question: question, expectation and source.
         findings: sentences made from the numbers, the headline first.
+        claims: its part of the story.
         figures: files of its figures by name.
         table: its results, units in the column names.
         outcomes: how many trials ended in each outcome; empty where nothing was trained.
@@ -68,6 +72,7 @@ class Section:
     title: str
     question: str
     findings: Sequence[str]
+    claims: Sequence[Claim]
     figures: Mapping[str, Path]
     table: pd.DataFrame
     outcomes: Mapping[str, int]
@@ -131,11 +136,36 @@ class Section:
 
 @dataclass(frozen=True)
 class Unfinished:
-    """A run that lacks trials; it is named, not drawn, for a part would mislead."""
+    """A run that lacks trials, or whose failed trials leave too little to make a table of; it is named, not drawn."""
 
     run: RunName
     recorded: int
     planned: int | None
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A trial that failed: its configuration as "norm none, depth 10", and why."""
+
+    run: RunName
+    config: str
+    failure: Failure
+
+
+@dataclass(frozen=True)
+class Collected:
+    """All that a report tells."""
+
+    sections: Sequence[Section]
+    unfinished: Sequence[Unfinished]
+    failed: Sequence[Failed]
+
+    @property
+    def story(self) -> Mapping[str, Sequence[tuple[Section, Claim]]]:
+        """The claims of all experiments under the titles of their chapters; chapters without any are left out."""
+        claims = [(section, claim) for section in self.sections for claim in section.claims]
+        chapters = {title: [c for c in claims if c[1].chapter == key] for key, title in CHAPTERS.items()}
+        return {title: found for title, found in chapters.items() if found}
 
 
 def figure_path(folder: ResultsFolder, run: RunName, name: str) -> Path:
@@ -143,45 +173,56 @@ def figure_path(folder: ResultsFolder, run: RunName, name: str) -> Path:
     return folder.figures / f"{run.experiment}-{name}-{run.profile}-{run.device}.png"
 
 
-def finished(folder: ResultsFolder) -> list[RunName]:
-    """Return the runs of which all trials are recorded."""
-    return [run for run in folder.recorded() if folder.manifest(run).get("finished")]
+def is_finished(folder: ResultsFolder, run: RunName) -> bool:
+    """Tell whether all trials of a run are there: figures and findings of a part would mislead."""
+    return bool(folder.manifest(run).get("finished"))
 
 
-def sections(folder: ResultsFolder, find: Find) -> list[Section]:
-    """Collect what is to be said of every finished run.
+def collect(folder: ResultsFolder, find: Find) -> Collected:
+    """Collect what is to be said of every run.
 
     Raises:
-        UserError: records that are damaged or foreign.
+        UserError: records of a finished run that are damaged or foreign.
     """
-    return [_section(folder, run, find(run.experiment)) for run in finished(folder)]
+    collected: list[Section] = []
+    unfinished, failed = [], []
+    for run in folder.recorded():
+        done = is_finished(folder, run)
+        content = (read_whole if done else read)(folder.records(run))
+        section = _section(folder, run, find(run.experiment), content) if done else None
+        if section:
+            collected.append(section)
+        else:
+            unfinished.append(Unfinished(run, len(content.records), folder.manifest(run).get("trials")))
+        for record in content.failed:
+            config = ", ".join(f"{name} {value}" for name, value in record.config.items())
+            if record.failure:
+                failed.append(Failed(run, config, record.failure))
+    return Collected(collected, unfinished, failed)
 
 
-def unfinished(folder: ResultsFolder) -> list[Unfinished]:
-    """Name the other runs."""
-    rest = [run for run in folder.recorded() if run not in finished(folder)]
-    return [Unfinished(run, len(read(folder.records(run)).records), folder.manifest(run).get("trials")) for run in rest]
-
-
-def _section(folder: ResultsFolder, run: RunName, experiment: Presentable) -> Section:
-    records = read_whole(folder.records(run))
+def _section(folder: ResultsFolder, run: RunName, experiment: Presentable, content: Content) -> Section | None:
+    """Return what is to be said of a run; None where failed trials leave too little to make a table of."""
+    records = content.records
     prefix, suffix = figure_path(folder, run, "\0").name.split("\0")
-    found = {path.name[len(prefix) : -len(suffix)]: path for path in folder.figures.glob(f"{prefix}*{suffix}")}
-    return Section(
-        run=run,
-        title=experiment.title,
-        question=experiment.question,
-        findings=experiment.findings(records),
-        figures=dict(sorted(found.items())),
-        table=experiment.table(records),
-        outcomes=_in_order(record.outcome.name for record in records if record.outcome),
-        trials=len(records),
-        seconds=sum(record.seconds for record in records),
-        notes=Counter(note for record in records for note in record.notes),
-        manifest=folder.manifest(run),
-    )
-
-
-def _in_order(outcomes: Iterable[str]) -> dict[str, int]:
-    counts = Counter(outcomes)
-    return {name: counts[name] for name in OUTCOME_STYLE if counts[name]}
+    figures = {path.name[len(prefix) : -len(suffix)]: path for path in folder.figures.glob(f"{prefix}*{suffix}")}
+    counts = Counter(record.outcome.name for record in records if record.outcome)
+    try:
+        return Section(
+            run=run,
+            title=experiment.title,
+            question=experiment.question,
+            findings=experiment.findings(records),
+            claims=experiment.claims(records),
+            figures=dict(sorted(figures.items())),
+            table=experiment.table(records),
+            outcomes={name: counts[name] for name in OUTCOME_STYLE if counts[name]},
+            trials=len(records),
+            seconds=sum(record.seconds for record in records),
+            notes=Counter(note for record in records for note in record.notes),
+            manifest=folder.manifest(run),
+        )
+    except Exception:
+        if content.failed:
+            return None
+        raise

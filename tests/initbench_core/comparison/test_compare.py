@@ -15,7 +15,7 @@ from initbench_core.comparison.changes import FALSE_ALARM_RATE, Change, compare,
 from initbench_core.comparison.rules import rule_for
 from initbench_core.comparison.sources import Run, pairs
 from initbench_core.records.folder import ResultsFolder, RunName
-from initbench_core.records.schema import Measurement, Outcome, Record, scalar
+from initbench_core.records.schema import Failure, Measurement, Outcome, Record, scalar
 from initbench_core.records.store import RecordFile
 
 RUN = RunName("toy", "quick", "cpu")
@@ -190,6 +190,15 @@ def test_outcomes(tmp_path: Path) -> None:
     assert judge(tmp_path / "better", bad, good)[0].verdict == "better"
     mixed = judge(tmp_path / "mixed", run("trained", "stalled"), run("stalled", "trained"))
     assert mixed[0].verdict == "worse", "one seed does not make up for another"
+
+
+def test_a_failed_trial_is_a_regression(tmp_path: Path) -> None:
+    good = [trial(seed, scalar("test_loss", "1", 1.0)) for seed in range(2)]
+    failed = [good[0], Record("toy", {"seed": 1}, "me", [], failure=Failure("raised", "ValueError"))]
+    changes = judge(tmp_path / "worse", good, failed)
+    assert (changes[0].metric, changes[0].verdict, changes[0].b) == ("trials", "worse", "1 of 2 failed")
+    assert verdicts(changes)["test_loss"] == "same"
+    assert judge(tmp_path / "better", failed, good)[0].verdict == "better"
 
 
 def test_another_machine(tmp_path: Path, call: Call) -> None:

@@ -11,8 +11,10 @@ from matplotlib.figure import Figure
 from initbench_core.errors import UserError
 from initbench_core.presentation import page, plots
 from initbench_core.presentation.report import draw_figures, write_report
+from initbench_core.presentation.statistics import Interval
+from initbench_core.presentation.story import Claim
 from initbench_core.records.folder import ResultsFolder, RunName
-from initbench_core.records.schema import Outcome, Record, scalar
+from initbench_core.records.schema import Failure, Outcome, Record, scalar
 from initbench_core.records.store import RecordFile
 
 ATTACK = "<script>alert(1)</script><img src=https://example.org/x onerror=alert(2)>"
@@ -35,6 +37,9 @@ class Toy:
 
     def findings(self, records: Sequence[Record]) -> list[str]:
         return [f"Finding {ATTACK}", "Second finding"]
+
+    def claims(self, records: Sequence[Record]) -> list[Claim]:
+        return [Claim("initialization", f"Claim {ATTACK}", Interval(2.0, 1.0, 3.0), 5, theory=2.5)]
 
     def figures(self, records: Sequence[Record]) -> Mapping[str, Figure]:
         figure, _ = plots.panels(1, 1, title="A figure")
@@ -114,6 +119,9 @@ def test_the_page_shows_what_the_records_say(folder: ResultsFolder) -> None:
     for text in (f"Finding {ATTACK}", "Second finding", "3 trained, 1 slow"):
         assert text in readme
         assert text in parsed.text
+    for text in ("What initialization does", "2 (95% 1 to 3)", "2.5"):
+        assert text in readme
+        assert text in parsed.text
     for text in ("a processor (cpu), 2 cores, 1 threads", "torch 2.15.0", "0123456789ab, with changes", "Student"):
         assert text in parsed.text
     assert "initbench run toy --profile quick --device cpu" in parsed.text
@@ -149,6 +157,19 @@ def test_an_unfinished_run_is_named(folder: ResultsFolder) -> None:
     write_report(folder, lambda name: Toy())
     text = " ".join(Page((folder.path / "index.html").read_text()).text.split())
     assert "toy (full, cpu) is unfinished: 3 of 4 trials are recorded" in text
+
+
+def test_failed_trials_are_named(folder: ResultsFolder) -> None:
+    """A run with failed trials is shown as far as it goes; one that leaves nothing to make a table of is named."""
+    run = RunName("toy", "full", "cpu")
+    records = RecordFile(folder.records(run), "me", {"trials": 1, "environment": ENVIRONMENT})
+    records.append(Record("toy", {"seed": 7}, "me", [], failure=Failure("timeout", f"too slow {ATTACK}", 2)))
+    records.finish()
+    write_report(folder, lambda name: Toy())
+    parsed = Page((folder.path / "index.html").read_text())
+    for text in (parsed.text, (folder.path / "README.md").read_text()):
+        assert f"trial seed 7: failed (timeout, attempts 2): too slow {ATTACK}" in " ".join(text.split())
+    assert "toy (full, cpu) is unfinished" in " ".join(parsed.text.split())
 
 
 @pytest.mark.parametrize("damage", ["not a record\n", '{"schema": 1, "crc": 5}\n'])
