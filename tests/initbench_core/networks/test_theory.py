@@ -39,6 +39,27 @@ def test_relu_growth_is_one_at_he() -> None:
 
 
 @pytest.mark.parametrize(
+    ("activation", "forward", "backward"),
+    [
+        ("linear", 1, 1),
+        ("relu", math.sqrt(2), math.sqrt(2)),
+        ("leaky_relu", math.sqrt(2 / 1.0001), math.sqrt(2 / 1.0001)),
+        ("tanh", 1.5925, 1.4674),
+        ("sigmoid", 1.8462, 4.7226),
+        ("selu", 1.0000, 0.9660),
+        ("elu", 1.2452, 1.2234),
+        ("gelu", 1.5335, 1.4811),
+        ("silu", 1.6765, 1.6233),
+    ],
+)
+def test_only_piecewise_linear_gains_are_exact_both_ways(activation: str, forward: float, backward: float) -> None:
+    """What would keep a unit second moment forward is not what would keep a gradient's, but for these three."""
+    found = [theory.forward_second_moment(activation) ** -0.5, theory.backward_second_moment(activation) ** -0.5]
+    assert found == pytest.approx([forward, backward], abs=2 * tolerances.PRINTED_FOUR)
+    assert (forward == backward) is (activation in ("linear", "relu", "leaky_relu"))
+
+
+@pytest.mark.parametrize(
     ("width", "mean", "variance"),
     # 40 million draws of log((2 / n) chi^2_K), K ~ Bin(n, 1/2), for each width.
     [(16, -0.17638, 0.41977), (100, -0.02546, 0.05194), (512, -0.004891, 0.009838)],
