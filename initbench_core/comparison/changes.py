@@ -8,61 +8,27 @@ Trials pair by their configuration, seed included. The unit of judgement is one 
 - a single number says nothing of its noise: its change is told, and is no regression.
 
 Numbers are compared on the log scale where all are positive. A change counts if it is at least the minimal relevant
-difference and significant: by Holm's procedure over everything that one call compares, so that among runs in which
-nothing changed at most one in twenty reports anything.
+difference and significant: by Holm's procedure over all metrics that one call compares and that have a better
+direction, so that of runs in which nothing changed at most one in twenty alarms; likewise over the others.
 """
 
 import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-import numpy as np
-from scipy import stats
-
-from initbench_core.comparison.rules import REPETITIONS, Rule, rule_for
+from initbench_core.comparison.judgement import Change, holm, judge
+from initbench_core.comparison.rules import rule_for
+from initbench_core.comparison.series import Series, series
 from initbench_core.comparison.sources import Run
-from initbench_core.records.schema import Measurement, Record
+from initbench_core.records.schema import Record
 
 FALSE_ALARM_RATE = 0.05
-TRIM = 0.2
 # From best to worst; `training.outcome` defines them.
 OUTCOMES = ("trained", "slow", "stalled", "diverged")
 
 Pair = tuple[Record, Record]
-
-
-@dataclass(frozen=True)
-class Change:
-    """What became of one metric of one configuration.
-
-    Attributes:
-        verdict: "worse", "better", "changed" (no direction is better, or the noise is unknown) or "same".
-        experiment: its name.
-        configuration: the fields that tell it from the others of its run, as "norm=before, depth=10".
-        metric: its name, or "outcome".
-        a: what the first run measured, as text.
-        b: what the second run measured.
-        relative: B / A - 1, or the difference over the larger of both where not all numbers are positive; nan where
-            there is none.
-        low: lower end of its 95% interval.
-        high: upper end.
-        n: seeds or repetitions that were compared.
-        p: of the test, before Holm's correction; nan where nothing was tested.
-    """
-
-    verdict: str
-    experiment: str
-    configuration: str
-    metric: str
-    a: str
-    b: str
-    relative: float = math.nan
-    low: float = math.nan
-    high: float = math.nan
-    n: int = 1
-    p: float = math.nan
 
 
 def compare(runs: Sequence[tuple[Run, Run]], *, min_difference: float, across_machines: bool = False) -> list[Change]:
@@ -79,19 +45,12 @@ def compare(runs: Sequence[tuple[Run, Run]], *, min_difference: float, across_ma
         for cell, pairs in _cells(a.records, b.records).items()
         for change in _changes(a.experiment, cell, pairs, across_machines=across_machines)
     ]
-    significant = holm([change.p for change in found], FALSE_ALARM_RATE)
-    return [_settled(change, min_difference, ok) for change, ok in zip(found, significant, strict=True)]
-
-
-def holm(p_values: Sequence[float], level: float) -> list[bool]:
-    """Tell which hypotheses fall, at a family-wise error rate of `level`; nan is no hypothesis (Holm 1979)."""
-    tested = sorted((p, i) for i, p in enumerate(p_values) if not math.isnan(p))
-    rejected = [False] * len(p_values)
-    for rank, (p, i) in enumerate(tested):
-        if p > level / (len(tested) - rank):
-            break
-        rejected[i] = True
-    return rejected
+    settled = []
+    for has_direction in (True, False):
+        family = [change for change in found if (change.verdict != "changed") == has_direction]
+        significant = holm([change.p for change in family], FALSE_ALARM_RATE)
+        settled += [_settled(change, min_difference, ok) for change, ok in zip(family, significant, strict=True)]
+    return settled
 
 
 def _settled(change: Change, min_difference: float, is_significant: bool) -> Change:
@@ -129,40 +88,33 @@ def _changes(experiment: str, cell: str, pairs: Sequence[Pair], *, across_machin
         pairs = [pair for pair in pairs if not any(record.failure for record in pair)]
     if any(record.outcome for pair in pairs for record in pair):
         yield _outcomes(blank, pairs)
-    names = dict.fromkeys(m.metric for pair in pairs for record in pair for m in record.measurements)
-    for name in names:
+    measured = [(series(a), series(b)) for a, b in pairs]
+    for name in dict.fromkeys(name for pair in measured for side in pair for name in side):
         rule = rule_for(name)
         if across_machines and rule.is_of_the_machine:
             continue
-        both = [(_measured(a, name), _measured(b, name)) for a, b in pairs]
-        known = [(a, b) for a, b in both if a is not None and b is not None]
-        counts = [sum(side is not None for side in sides) for sides in zip(*both, strict=True)]
+        known = [(a[name], b[name]) for a, b in measured if name in a and name in b]
+        counts = [sum(name in side for side in sides) for sides in zip(*measured, strict=True)]
         if counts != [len(known)] * 2:
-            texts = [f"in {count} of {len(both)} trials" for count in counts]
-            yield replace(blank, verdict="changed", metric=name, a=texts[0], b=texts[1], n=len(both))
-        elif rule.reference and (against := _against(pairs, known, rule.reference)):
-            yield _judged(replace(blank, metric=f"{name} / {rule.reference}"), rule, against)
+            texts = [f"in {count} of {len(pairs)} trials" for count in counts]
+            yield replace(blank, verdict="changed", metric=name, a=texts[0], b=texts[1], n=len(pairs))
+        elif rule.reference and (against := _against(measured, name, rule.reference)):
+            yield judge(replace(blank, metric=f"{name} / {rule.reference}"), rule, against)
         else:
-            yield _judged(replace(blank, metric=name), rule, known)
-
-
-def _measured(record: Record, metric: str) -> Measurement | None:
-    return next((m for m in record.measurements if m.metric == metric), None)
+            yield judge(replace(blank, metric=name), rule, known)
 
 
 def _against(
-    pairs: Sequence[Pair], known: Sequence[tuple[Measurement, Measurement]], reference: str
-) -> list[tuple[Measurement, Measurement]]:
-    """Divide each repetition by the reference's in the same round; empty where a trial has no such reference."""
+    measured: Sequence[tuple[Mapping[str, Series], Mapping[str, Series]]], name: str, reference: str
+) -> list[tuple[Series, Series]]:
+    """Return ratios to the reference, round by round; empty where a trial has none."""
     result = []
-    for pair, measured in zip(pairs, known, strict=True):
-        ratios = []
-        for record, own in zip(pair, measured, strict=True):
-            other = _measured(record, reference)
-            if other is None or len(other.values) != len(own.values):
+    for a, b in measured:
+        if name in a and name in b:
+            ratios = a[name].over(a.get(reference)), b[name].over(b.get(reference))
+            if ratios[0] is None or ratios[1] is None:
                 return []
-            ratios.append(replace(own, values=[x / y for x, y in zip(own.values, other.values, strict=True)]))
-        result.append((ratios[0], ratios[1]))
+            result.append((ratios[0], ratios[1]))
     return result
 
 
@@ -181,93 +133,3 @@ def _outcomes(blank: Change, pairs: Sequence[Pair]) -> Change:
 
 def _rank(entry: tuple[str, int]) -> int:
     return OUTCOMES.index(entry[0]) if entry[0] in OUTCOMES else len(OUTCOMES)
-
-
-def _direction(rule: Rule, rise: float) -> str:
-    """Name a change by its sign."""
-    if rule.better is None or rise == 0:
-        return "changed"
-    return "better" if (rise < 0) == (rule.better == "lower") else "worse"
-
-
-def _judged(blank: Change, rule: Rule, pairs: Sequence[tuple[Measurement, Measurement]]) -> Change:
-    """Compare one metric over the seeds of a configuration; `pairs` has an entry for each seed."""
-    numbers = np.array([[_number(m) for m in pair] for pair in pairs])
-    a, b = _centers(numbers)
-    shown = replace(blank, n=len(pairs), a=a, b=b)
-    if all(np.array_equal(a.values, b.values, equal_nan=True) for a, b in pairs):
-        return shown
-    finite = np.isfinite(numbers)
-    if (finite[:, 0] != finite[:, 1]).any():
-        lost = int(finite[:, 0].sum() - finite[:, 1].sum())
-        counts = [f"{count} of {len(pairs)} finite" for count in finite.sum(axis=0)]
-        # As many lost as gained: the trials changed, the metric did not.
-        verdict = "changed" if rule.better is None or lost == 0 else "worse" if lost > 0 else "better"
-        return replace(shown, verdict=verdict, a=counts[0], b=counts[1])
-    numbers = numbers[finite.all(axis=1)]
-    if not len(numbers):
-        return shown
-    if rule.is_exact:
-        rise = numbers[:, 1] - numbers[:, 0]
-        # One trial that got worse is not made up for by another.
-        worst = rise[np.argmax(rise if rule.better == "lower" else -rise)]
-        return replace(shown, verdict=_direction(rule, worst or rise.sum())) if rise.any() else shown
-    repeated = [m for m in pairs[0] if set(m.axes) & REPETITIONS and len(m.values) > 1]
-    if len(numbers) == 1 and len(repeated) == 2:
-        return _of_samples(shown, rule, *(np.asarray(m.values, dtype=float) for m in pairs[0]))
-    return _of_seeds(shown, rule, numbers)
-
-
-def _number(measurement: Measurement) -> float:
-    """One number of a series: the median of repetitions, else the mean, geometric where all are positive."""
-    values = np.asarray(measurement.values, dtype=float)
-    if len(values) == 1 or not np.isfinite(values).all():
-        # How a series that leaves the finite numbers ends is what there is to compare.
-        return float(values[-1])
-    if set(measurement.axes) & REPETITIONS:
-        return float(np.median(values))
-    return float(stats.gmean(values) if (values > 0).all() else values.mean())
-
-
-def _centers(numbers: np.ndarray) -> tuple[str, str]:
-    finite = numbers[np.isfinite(numbers).all(axis=1)]
-    if not len(finite):
-        return "not finite", "not finite"
-    a, b = stats.gmean(finite, axis=0) if (finite > 0).all() else finite.mean(axis=0)
-    return f"{a:.4g}", f"{b:.4g}"
-
-
-def _of_seeds(shown: Change, rule: Rule, numbers: np.ndarray) -> Change:
-    """Judge pairs of numbers [seeds, 2]."""
-    is_log = bool((numbers > 0).all())
-    rises = np.diff(np.log(numbers) if is_log else numbers, axis=1)[:, 0]
-    center, n = float(rises.mean()), len(rises)
-    half = p = math.nan
-    if n > 1:
-        spread = float(rises.std(ddof=1)) / math.sqrt(n)
-        half = float(stats.t.ppf(0.975, n - 1)) * spread
-        # The same change for every seed leaves no doubt.
-        p = 2 * float(stats.t.sf(abs(center) / spread, n - 1)) if spread else float(center == 0)
-    verdict = _direction(rule, center) if n > 1 else "changed"
-    relative, low, high = _ends(center, half, is_log, float(np.abs(numbers).max()))
-    return replace(shown, verdict=verdict, n=n, p=p, relative=relative, low=low, high=high)
-
-
-def _of_samples(shown: Change, rule: Rule, a: np.ndarray, b: np.ndarray) -> Change:
-    """Judge two sets of repetitions."""
-    is_log = bool((a > 0).all() and (b > 0).all())
-    scale = float(max(np.abs(a).max(), np.abs(b).max()))
-    if is_log:
-        a, b = np.log(a), np.log(b)
-    center = float(stats.trim_mean(b, TRIM) - stats.trim_mean(a, TRIM))
-    test = stats.ttest_ind(b, a, equal_var=False, trim=TRIM)
-    half = float(stats.t.ppf(0.975, test.df) * abs(center / test.statistic)) if test.statistic else math.nan
-    p = float(test.pvalue) if math.isfinite(test.pvalue) else float(center == 0)
-    relative, low, high = _ends(center, half, is_log, scale)
-    verdict = _direction(rule, center)
-    return replace(shown, verdict=verdict, n=min(len(a), len(b)), p=p, relative=relative, low=low, high=high)
-
-
-def _ends(center: float, half: float, is_log: bool, scale: float) -> list[float]:
-    """Turn a difference and its interval into relative ones."""
-    return [math.expm1(end) if is_log else end / scale for end in (center, center - half, center + half)]

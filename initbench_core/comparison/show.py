@@ -12,7 +12,7 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from initbench_core.comparison.changes import Change
+from initbench_core.comparison.judgement import Change
 from initbench_core.comparison.sources import Run
 from initbench_core.presentation.tables import markdown
 

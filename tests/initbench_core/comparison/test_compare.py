@@ -11,7 +11,8 @@ import pytest
 from scipy import stats
 
 from initbench_core import cli
-from initbench_core.comparison.changes import FALSE_ALARM_RATE, Change, compare, holm
+from initbench_core.comparison.changes import FALSE_ALARM_RATE, compare
+from initbench_core.comparison.judgement import Change, holm
 from initbench_core.comparison.rules import rule_for
 from initbench_core.comparison.sources import Run, pairs
 from initbench_core.records.folder import ResultsFolder, RunName
@@ -126,6 +127,28 @@ def test_what_slows_the_whole_machine_is_no_regression(tmp_path: Path) -> None:
     drifted = verdicts(judge(tmp_path / "drift", run(1, 1), run(1.5, 1)))
     assert drifted == {"fill_ms / torch_ms": "same", "torch_ms": "changed"}
     assert verdicts(judge(tmp_path / "own", run(1, 1), run(1.5, 1.3)))["fill_ms / torch_ms"] == "worse"
+
+
+def test_implementations_are_judged_one_by_one(tmp_path: Path) -> None:
+    """Ours by its ratio to eager PyTorch in the same rounds; a slower torch.compile is not our regression."""
+    generator = np.random.default_rng(4)
+
+    def run(**factors: float) -> list[Record]:
+        measured = []
+        for pass_name in ("bwd", "eval"):
+            rows = [(name, times(generator, factor).values) for name, factor in factors.items()]
+            names = [name for name, values in rows for _ in values]
+            axes = {"pass": [pass_name] * len(names), "implementation": names, "round": [*range(20)] * len(rows)}
+            measured.append(Measurement("time", "ms", [x for _, values in rows for x in values], axes))
+        return [trial(0, *measured)]
+
+    before = run(eager=1.0, torch_compile=0.8, fused_triton=0.5)
+    after = run(eager=1.5, torch_compile=3.0, fused_triton=1.0)
+    found = verdicts(judge(tmp_path, before, after))
+    for name in ("bwd", "eval"):
+        assert found[f"time[{name}, fused_triton] / time[{name}, eager]"] == "worse"
+        assert found[f"time[{name}, torch_compile]"] == found[f"time[{name}, eager]"] == "changed"
+    assert len(found) == 6
 
 
 @pytest.mark.parametrize(
