@@ -13,11 +13,12 @@ scale and another network: an order to compare with, not digits.
 Expected: caffenet128 has BatchNorm after the ReLU above BatchNorm before it, above none, and behind it ReLU and ELU
 about equal and sigmoid lower. Without BatchNorm a sigmoid network of this depth does not start: its gradients vanish by
 a factor of 6 or 7 per layer in the second moment.
-Source: Ioffe & Szegedy 2015; Mishkin et al. 2017, "Systematic evaluation of CNN advances on the ImageNet" (caffenet128).
+Source: Ioffe & Szegedy 2015; Mishkin et al. 2017, "Systematic evaluation of CNN advances on the ImageNet".
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -33,7 +34,7 @@ from initbench_core.presentation.statistics import interval, restricted_mean, se
 from initbench_core.presentation.story import Claim
 from initbench_core.records.frame import per_trial, tidy
 from initbench_core.records.schema import Emission, Record
-from initbench_core.training.data import Data
+from initbench_core.training.data import Data, described
 from initbench_core.training.recipe import Recipe
 from initbench_core.training.setting import Setting
 from initbench_core.training.together import train_cell
@@ -72,7 +73,7 @@ def grid(setting: Setting) -> Iterator[Config]:
     for activation in ACTIVATIONS:
         for norm in NORM_PLACES:
             for seed in range(setting.seeds):
-                yield Config(setting.data.mnist(), activation, norm, depth, epochs, seed)
+                yield Config(setting.data.images(), activation, norm, depth, epochs, seed)
 
 
 def prepare(config: Config, setting: Setting) -> tuple[nn.Module, Data, Recipe]:
@@ -103,6 +104,12 @@ def run_together(configs: Sequence[Config], setting: Setting) -> Sequence[Iterab
     return train_cell(prepare, configs, setting)
 
 
+def _where(frame: pd.DataFrame) -> str:
+    """Say on what data, how deep and how long."""
+    first = frame.iloc[0]
+    return f"{described(first['data'])}, {first['depth']} hidden layers, {first['epochs']} epochs"
+
+
 def _cell(frame: pd.DataFrame, activation: str, norm: str) -> pd.DataFrame:
     """The trials of an arm, by seed."""
     cell = frame[(frame["activation"] == activation) & (frame["norm"] == norm)]
@@ -116,7 +123,7 @@ def _gain(frame: pd.DataFrame, activation: str, norm: str, over: str = "none") -
 
 
 def _budget(records: Sequence[Record]) -> int:
-    """Steps of every training: the last one that any trial counted."""
+    """Return the steps of a training that ran to its end: the last one that any trial recorded."""
     frame = tidy(records)
     return int(frame[frame["metric"] == "train_loss"]["step"].max())
 
@@ -127,18 +134,14 @@ def table(records: Sequence[Record]) -> pd.DataFrame:
     for activation in ACTIVATIONS:
         for norm in NORM_PLACES:
             cell = _cell(frame, activation, norm)
-            accuracy = interval(cell["test_accuracy"])
-            trained = wilson((cell["outcome"] == "trained").sum(), len(cell))
             gain = interval(_gain(frame, activation, norm))
             rows.append(
                 {
                     "activation": activation,
                     "BatchNorm": norm,
                     "n": len(cell),
-                    "trained (95% Wilson)": f"{trained:.2f}",
-                    "test accuracy": accuracy.center,
-                    "low": accuracy.low,
-                    "high": accuracy.high,
+                    "trained (95% Wilson)": f"{wilson((cell['outcome'] == 'trained').sum(), len(cell)):.2f}",
+                    "test accuracy": f"{interval(cell['test_accuracy']):.3f}",
                     "steps to 85%": f"{restricted_mean(cell['steps_to_target'], budget):.0f}",
                     "gain over none": gain.center if norm != "none" else np.nan,
                     "decided": "-" if norm == "none" else "yes" if separates(gain, 0) else "no",
@@ -151,42 +154,39 @@ def table(records: Sequence[Record]) -> pd.DataFrame:
 def _verdicts(frame: pd.DataFrame, norm: str, over: str) -> str:
     """Sort the activations by what the interval of the paired difference says."""
     found = {a: interval(_gain(frame, a, norm, over)) for a in ACTIVATIONS}
-    parts = {
-        "higher": [a for a, gain in found.items() if gain.low > 0],
-        "lower": [a for a, gain in found.items() if gain.high < 0],
-        "not decided": [a for a, gain in found.items() if not separates(gain, 0)],
+    answers = {
+        a: "higher" if gain.low > 0 else "lower" if gain.high < 0 else "not decided" for a, gain in found.items()
     }
+    parts = {answer: [a for a in ACTIVATIONS if answers[a] == answer] for answer in ("higher", "lower", "not decided")}
     return "; ".join(f"{answer} for {', '.join(names)}" for answer, names in parts.items() if names)
 
 
 def findings(records: Sequence[Record]) -> Iterator[str]:
     """Place, activation, and the published order beside the measured one."""
-    frame, config = per_trial(records), records[0].config
-    where = f"on {config['data']} at depth {config['depth']} after {config['epochs']} epochs"
+    frame = per_trial(records)
     sigmoid = {norm: _cell(frame, "sigmoid", norm) for norm in NORM_PLACES}
     reached = {norm: f"{(c['outcome'] == 'trained').sum()} of {len(c)}" for norm, c in sigmoid.items()}
     yield (
-        f"Sigmoid {where}: {reached['none']} reach {TARGET:.0%} without BatchNorm, {reached['before']} with it before "
-        f"the activation, {reached['after']} after it. Paired test accuracy with BatchNorm before the activation, "
+        f"Sigmoid on {_where(frame)}: {reached['none']} reach {TARGET:.0%} without BatchNorm, {reached['before']} with it "
+        f"before the activation, {reached['after']} after it. Paired test accuracy with BatchNorm before the activation, "
         f"against none: {_verdicts(frame, 'before', 'none')}; with it after: {_verdicts(frame, 'after', 'none')}."
     )
     yield (
-        f"BatchNorm after the activation against before it, paired, {where}: {_verdicts(frame, 'after', 'before')}. "
+        f"BatchNorm after the activation against before it, paired: {_verdicts(frame, 'after', 'before')}. "
         f"For ReLU the difference is {spread(_gain(frame, 'relu', 'after', 'before'), form='+.3f')}; caffenet128 has "
         f"{CAFFENET128['relu', 'after'] - CAFFENET128['relu', 'before']:+.3f} (one run each, ImageNet)."
     )
-    published = [a for (a, norm) in CAFFENET128 if norm == "after"]
+    published = {a: accuracy for (a, norm), accuracy in CAFFENET128.items() if norm == "after"}
     means = {a: _cell(frame, a, "after")["test_accuracy"].mean() for a in published}
-    measured = sorted(published, key=lambda a: -np.nan_to_num(means[a], nan=-1))
-    order = ", ".join(f"{a} {CAFFENET128[a, 'after']:.3f}" for a in published)
-    pairs = ", ".join(f"{a} {means[a]:.3f}" if np.isfinite(means[a]) else f"{a} diverged" for a in measured)
-    yield f"With BatchNorm after the activation the measured order is {pairs}; caffenet128 published {order}."
+    orders = [sorted(found.items(), key=lambda pair: -np.nan_to_num(pair[1], nan=-1)) for found in (means, published)]
+    measured, theirs = (", ".join(f"{a} {accuracy:.3f}" for a, accuracy in order) for order in orders)
+    yield f"With BatchNorm after the activation the measured order is {measured}; caffenet128 published {theirs}."
 
 
 def claims(records: Sequence[Record]) -> Iterator[Claim]:
     """What BatchNorm does for a sigmoid, and its smallest gain."""
-    frame, config = per_trial(records), records[0].config
-    where = f"{config['data']}, {config['depth']} hidden layers, {config['epochs']} epochs"
+    frame = per_trial(records)
+    where = _where(frame)
     for chapter, norm in (("initialization", "none"), ("batch_norm_adds", "after")):
         cell = _cell(frame, "sigmoid", norm)
         yield Claim(
@@ -216,33 +216,27 @@ def figures(records: Sequence[Record]) -> Mapping[str, Figure]:
 
 
 def _draw_places(records: Sequence[Record]) -> Figure:
-    frame, config, budget = per_trial(records), records[0].config, _budget(records)
-    figure, axes = plots.panels(
-        1, 3, title=f"Place of BatchNorm by activation: {config['data']}, {config['depth']} hidden layers, "
-        f"{config['epochs']} epochs, {frame['seed'].nunique()} seeds", width=12.0, height=4.0,
-        width_ratios=(3, 3, 1.6),
-    )  # fmt: skip
-    at = np.arange(len(ACTIVATIONS))
+    frame, budget = per_trial(records), _budget(records)
+    title = f"Place of BatchNorm by activation: {_where(frame)}, {frame['seed'].nunique()} seeds"
+    figure, axes = plots.panels(1, 3, title=title, width=12.0, height=4.0, width_ratios=(3, 3, 1.6))
+    names = [a for (a, place) in CAFFENET128 if place == "after"]
     for i, (color, norm) in enumerate(zip(plots.CYCLE, NORM_PLACES, strict=False)):
         cells = [_cell(frame, a, norm) for a in ACTIVATIONS]
-        look = {"name": PLACES[norm], "color": color, "marker": "os^"[i]}
-        shifted = at + 0.22 * (i - 1)
+        look: dict[str, Any] = {"name": PLACES[norm], "color": color, "marker": "os^"[i]}
+        shifted = np.arange(len(cells)) + 0.22 * (i - 1)
         plots.points(axes[0], shifted, [interval(1 - c["test_accuracy"]) for c in cells], **look)
         steps = [restricted_mean(c["steps_to_target"], budget) for c in cells]
         plots.points(axes[1], shifted, steps, hollow=[s.reached < s.n for s in steps], **look)
         published = [(a, 1 - v) for (a, place), v in CAFFENET128.items() if place == norm]
-        names = ("relu", "elu", "sigmoid")
         places = [names.index(a) + 0.22 * (i - 1) for a, _ in published]
         plots.points(axes[2], places, [(v, np.nan, np.nan) for _, v in published], **look)
-    axes[0].set_yscale("log")
-    axes[0].set_yticks(ERROR_TICKS, [f"{tick:g}" for tick in ERROR_TICKS])
+    axes[0].set(yscale="log", yticks=ERROR_TICKS, yticklabels=ERROR_TICKS)
     axes[0].minorticks_off()
     axes[1].set_ylim(0, 1.08 * budget)
     plots.level(axes[1], budget, "budget (hollow: not all seeds got there)")
-    axes[0].set_xticks(at, ACTIVATIONS, rotation=30)
-    axes[1].set_xticks(at, ACTIVATIONS, rotation=30)
-    axes[2].set(xlim=(-0.5, 2.5))
-    axes[2].set_xticks(range(3), ("relu", "elu", "sigmoid"), rotation=30)
+    for panel, ticks in zip(axes, (ACTIVATIONS, ACTIVATIONS, names), strict=True):
+        panel.set_xticks(range(len(ticks)), ticks, rotation=30)
+        panel.set_xlim(-0.5, len(ticks) - 0.5)
     plots.label(axes[0], x="", y="test error (fraction), 95%", title="test error: lower is better")
     plots.label(axes[1], x="", y=f"steps to {TARGET:.0%}, 95%", title="steps to the target (scored once an epoch)")
     plots.label(axes[2], x="", y="top-1 error (fraction)", title="published: caffenet128,\nImageNet, one run each")
@@ -251,21 +245,16 @@ def _draw_places(records: Sequence[Record]) -> Figure:
 
 
 def _draw_curves(records: Sequence[Record]) -> Figure:
-    frame, config = tidy(records), records[0].config
-    figure, axes = plots.panels(
-        2, 3, title=f"Training loss: {config['data']}, {config['depth']} hidden layers, {frame['seed'].nunique()} seeds",
-        height=2.7, sharex=True, sharey=True,
-    )  # fmt: skip
+    frame = tidy(records)
+    title = f"Training loss: {_where(frame)}, {frame['seed'].nunique()} seeds"
+    figure, axes = plots.panels(2, 3, title=title, height=2.7, sharex=True, sharey=True)
     losses = frame[frame["metric"] == "train_loss"]
     for panel, activation in zip(axes.flat, ACTIVATIONS, strict=True):
         for color, norm in zip(plots.CYCLE, NORM_PLACES, strict=False):
             arm = losses[(losses["activation"] == activation) & (losses["norm"] == norm)]
             plots.band(panel, arm, "step", name=PLACES[norm], log=True, color=color)
-        panel.set(yscale="log")
-        panel.set_title(activation)
-    for panel in axes[:, 0]:
-        panel.set_ylabel("loss (nats)")
-    for panel in axes[1]:
-        panel.set_xlabel("step")
+        panel.set(yscale="log", title=activation)
+    figure.supxlabel("step", fontsize=10)
+    figure.supylabel("training loss (nats)", fontsize=10)
     axes[0, 0].legend(loc="lower left")
     return figure

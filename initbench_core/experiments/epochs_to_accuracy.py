@@ -1,4 +1,4 @@
-"""Epochs until a deep network starts to learn, against its depth, by the variance of its weights.
+"""Epochs until a deep network starts to learn, by its depth and the variance of its weights.
 
 Question: how far from He's variance may initial weights be before a deep ReLU network does not start to learn?
 
@@ -21,6 +21,7 @@ Source: Hanin & Rolnick 2018, "How to Start Training: The Effect of Initializati
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -38,7 +39,7 @@ from initbench_core.presentation.statistics import bootstrap_ratio, interval, re
 from initbench_core.presentation.story import Claim
 from initbench_core.records.frame import per_trial
 from initbench_core.records.schema import Emission, Record, scalar
-from initbench_core.training.data import Data
+from initbench_core.training.data import Data, described
 from initbench_core.training.recipe import Recipe
 from initbench_core.training.setting import Setting
 from initbench_core.training.together import train_cell
@@ -75,7 +76,7 @@ def grid(setting: Setting) -> Iterator[Config]:
     for depth in depths:
         for init in INITS:
             for seed in range(setting.seeds):
-                yield Config(setting.data.mnist(), init, depth, epochs, seed)
+                yield Config(setting.data.images(), init, depth, epochs, seed)
 
 
 def prepare(config: Config, setting: Setting) -> tuple[nn.Module, Data, Recipe]:
@@ -126,7 +127,7 @@ def run_together(configs: Sequence[Config], setting: Setting) -> Sequence[Iterab
 def _cells(records: Sequence[Record]) -> Iterator[tuple[int, str, pd.DataFrame]]:
     """The trials by depth and initializer, sorted by seed."""
     frame = per_trial(records)
-    for depth in sorted(frame["depth"].unique()):
+    for depth in sorted(int(depth) for depth in frame["depth"].unique()):
         for init in INITS:
             yield depth, init, frame[(frame["depth"] == depth) & (frame["init"] == init)].sort_values("seed")
 
@@ -134,7 +135,7 @@ def _cells(records: Sequence[Record]) -> Iterator[tuple[int, str, pd.DataFrame]]
 def table(records: Sequence[Record]) -> pd.DataFrame:
     """A row per depth and initializer: length beside theory, epochs, and whether they differ from He's normal."""
     cells, rows = list(_cells(records)), []
-    budget = records[0].config["epochs"]
+    budget = _last(records)["epochs"]
     for depth, init, cell in cells:
         wide = pd.DataFrame({i: c.set_index("seed")["epochs_to_target"] for d, i, c in cells if d == depth})
         compared = separation(wide, REFERENCE, budget=budget).set_index("configuration")
@@ -165,6 +166,11 @@ def _reached(cell: pd.DataFrame) -> int:
     return int(np.isfinite(cell["epochs_to_target"]).sum())
 
 
+def _last(records: Sequence[Record]) -> dict[str, Any]:
+    """Return the configuration of the last trial, which is one of the deepest."""
+    return dict(records[-1].config)
+
+
 def _deepest(records: Sequence[Record]) -> dict[str, pd.DataFrame]:
     """The trials of the deepest networks by initializer."""
     cells = list(_cells(records))
@@ -173,10 +179,10 @@ def _deepest(records: Sequence[Record]) -> dict[str, pd.DataFrame]:
 
 def findings(records: Sequence[Record]) -> Iterator[str]:
     """Epochs at the greatest depth, the length per layer, and what is not told apart."""
-    cells, config = _deepest(records), records[-1].config
+    cells, config = _deepest(records), _last(records)
     epochs = {init: restricted_mean(cell["epochs_to_target"], config["epochs"]) for init, cell in cells.items()}
     yield (
-        f"Epochs to {TARGET:.0%} on {config['data']} at depth = width = {config['depth']}: "
+        f"Epochs to {TARGET:.0%} on {described(config['data'])} at depth = width = {config['depth']}: "
         + "; ".join(f"{init} {found:.1f}" for init, found in epochs.items())
         + "."
     )
@@ -196,8 +202,8 @@ def findings(records: Sequence[Record]) -> Iterator[str]:
 
 def claims(records: Sequence[Record]) -> Iterator[Claim]:
     """Whether the deepest networks start, and what the forgotten correction costs."""
-    cells, config = _deepest(records), records[-1].config
-    where = f"{config['data']}, depth = width = {config['depth']}, no BatchNorm"
+    cells, config = _deepest(records), _last(records)
+    where = f"{described(config['data'])}, depth = width = {config['depth']}, no BatchNorm"
     for init in ("Glorot (x 0.5)", REFERENCE):
         yield Claim(
             "initialization",
@@ -220,14 +226,14 @@ def claims(records: Sequence[Record]) -> Iterator[Claim]:
 
 def figures(records: Sequence[Record]) -> Mapping[str, Figure]:
     """Hanin & Rolnick's two panels, and the runs still short of the target at the greatest depth."""
-    config, seeds = records[-1].config, len({r.config["seed"] for r in records})
+    config, seeds = _last(records), len({r.config["seed"] for r in records})
     figure, axes = plots.panels(
-        1, 3, title=f"Until a deep ReLU network starts to learn, by its initial variance ({config['data']}, {seeds} seeds)",
+        1, 3, title=f"When deep ReLU networks start to learn, by initial variance: {config['data']}, {seeds} seeds",
         width=13.0, height=4.2,
     )  # fmt: skip
     cells, budget = list(_cells(records)), config["epochs"]
     for i, init in enumerate(INITS):
-        look = {"name": init, "color": plots.CYCLE[i], "marker": "os^Dv"[i]}
+        look: dict[str, Any] = {"name": init, "color": plots.CYCLE[i], "marker": "os^Dv"[i]}
         depths = [depth for depth, name, _ in cells if name == init]
         growth = [interval(cell["length_growth"], log=True) for _, name, cell in cells if name == init]
         epochs = [restricted_mean(cell["epochs_to_target"], budget) for _, name, cell in cells if name == init]
