@@ -167,9 +167,9 @@ def findings(records: Sequence[Record]) -> Iterator[str]:
     sigmoid = {norm: _cell(frame, "sigmoid", norm) for norm in NORM_PLACES}
     reached = {norm: f"{(c['outcome'] == 'trained').sum()} of {len(c)}" for norm, c in sigmoid.items()}
     yield (
-        f"Sigmoid on {_where(frame)}: {reached['none']} reach {TARGET:.0%} without BatchNorm, {reached['before']} with it "
-        f"before the activation, {reached['after']} after it. Paired test accuracy with BatchNorm before the activation, "
-        f"against none: {_verdicts(frame, 'before', 'none')}; with it after: {_verdicts(frame, 'after', 'none')}."
+        f"Sigmoid on {_where(frame)}: {reached['none']} reach {TARGET:.0%} without BatchNorm, {reached['before']} "
+        f"with it before the activation, {reached['after']} after it. Paired test accuracy with BatchNorm before the "
+        f"activation, against none: {_verdicts(frame, 'before', 'none')}; after: {_verdicts(frame, 'after', 'none')}."
     )
     yield (
         f"BatchNorm after the activation against before it, paired: {_verdicts(frame, 'after', 'before')}. "
