@@ -105,7 +105,7 @@ def _run(
     """
     setting = replace(setting, device=place.device)
     configs = experiment.grid(setting)
-    data = sorted({config.data for config in configs if hasattr(config, "data")})
+    data = sorted({config.data for config in configs if getattr(config, "data", "")})
     records = RecordFile(
         folder.records(RunName(experiment.name, setting.profile, place.device_slug)),
         environment.identity(place.environment, experiment.source, data, folder.token()),
