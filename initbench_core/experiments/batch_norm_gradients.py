@@ -187,7 +187,7 @@ def claims(records: Sequence[Record]) -> Iterator[Claim]:
         row = growth([r for r in records if (r.config["activation"], r.config["norm"]) == (activation, norm)]).iloc[0]
         measured = Interval(*row[["growth per layer", "low", "high"]])
         sentence = f"{what}: factor of its second moment per layer toward the input, at initialization"
-        yield Claim(chapter, sentence, measured, int(row["n"]), float(row["theory"]))
+        yield Claim(chapter, sentence, measured, int(row["n"]), float(row["theory"]), form=".3f")
 
 
 def figures(records: Sequence[Record]) -> Mapping[str, Figure]:

@@ -117,7 +117,7 @@ def claims(records: Sequence[Record]) -> Iterator[Claim]:
             f"geometric over networks (for infinite width {relu_growth(100, variance):g})"
         )
         networks = frame["draw"].nunique()
-        yield Claim("initialization", sentence, factor, networks, drift * relu_growth(100, variance))
+        yield Claim("initialization", sentence, factor, networks, drift * relu_growth(100, variance), form=".3f")
 
 
 def figures(records: Sequence[Record]) -> Mapping[str, Figure]:

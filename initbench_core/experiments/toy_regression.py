@@ -157,7 +157,7 @@ def claims(records: Sequence[Record]) -> Iterator[Claim]:
     ):
         cell = _cell(records, init, norm)
         measured = wilson((cell["outcome"] == outcome).sum(), len(cell))
-        yield Claim(chapter, f"{what}, {where}", measured, len(cell))
+        yield Claim(chapter, f"{what}, {where}", measured, len(cell), form=".0%")
 
 
 def _trained(cell: pd.DataFrame) -> str:
