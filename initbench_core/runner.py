@@ -91,14 +91,14 @@ def run_experiments(
             progress.finish(records.warnings, draw_figures(folder, [experiment.name], Experiment))
         if len(missing) == len(experiments):
             raise UserError("; ".join(missing))
-        report = write_report(folder, Experiment)
-    print(f"Records: {folder.runs}/*.jsonl\nFigures: {folder.figures}/*.png\nReport:  {report}")
+        readme, page = write_report(folder, Experiment)
+    print(f"Records: {folder.runs}/*.jsonl\nFigures: {folder.figures}/*.png\nReport:  {readme}, {page}")
     if missing:
         ran = f"all but {len(missing)} of {len(experiments)} experiments ran"
         raise UserError("; ".join([ran, *missing, *(f"trials failed: {trials}" for trials in failed)]))
     if failed:
         raise TrialsFailedError(
-            f"trials failed: {', '.join(failed)}; {report} says why, and the same command tries them again"
+            f"trials failed: {', '.join(failed)}; {readme} says why, and the same command tries them again"
         )
 
 
