@@ -20,13 +20,13 @@ ALLOWED: dict[str, set[str]] = {
     "environment": set(),
     "presentation": {"records", "measurement"},
     "comparison": {"records", "presentation"},
-    "execution": {"records"},
+    "execution": {"records", "environment"},
     "training": {"networks", "records", "execution"},
     "experiments": {"training", "networks", "measurement", "records", "presentation"},
     "checks": {"environment", "networks", "measurement", "presentation"},
     "readme": {"experiments", "presentation", "records"},
     "runner": {"experiments", "execution", "presentation", "records", "training", "environment"},
-    "cli": {"experiments", "presentation", "records", "runner", "comparison"},
+    "cli": {"comparison", "execution", "experiments", "presentation", "records", "runner"},
     "__main__": {"cli"},
 }
 
