@@ -53,7 +53,7 @@ def speedups(rows: pd.DataFrame, titles: Titles, *, title: str) -> Figure:
     passes, cases = _passes(rows), list(dict.fromkeys(rows["case"]))
     names = [name for name in titles if name in set(rows["implementation"])]
     figure, grid = plots.panels(
-        1, max(1, len(passes)), title=title, width=2.0 + 2.5 * max(1, len(passes)),
+        1, max(1, len(passes)), title=title, width=max(8.0, 2.0 + 2.5 * len(passes)),
         height=1.4 + (0.16 + 0.13 * len(names)) * len(cases), sharey=True, sharex=True, squeeze=False,
     )  # fmt: skip
     for panel, pass_name in zip(grid[0], passes, strict=False):
@@ -91,7 +91,7 @@ def against_size(rows: pd.DataFrame, titles: Titles, value: str, *, title: str, 
     """
     passes = _passes(rows)
     figure, grid = plots.panels(
-        1, max(1, len(passes)), title=title, width=1.5 + 2.6 * max(1, len(passes)), height=3.4, sharey=True,
+        1, max(1, len(passes)), title=title, width=max(8.0, 1.5 + 2.6 * len(passes)), height=3.4, sharey=True,
         sharex=True, squeeze=False,
     )  # fmt: skip
     for panel, pass_name in zip(grid[0], passes, strict=False):
