@@ -24,6 +24,7 @@ ALLOWED: dict[str, set[str]] = {
     "training": {"networks", "records", "execution"},
     "experiments": {"training", "networks", "measurement", "records", "presentation"},
     "checks": {"environment", "networks", "measurement", "presentation"},
+    "readme": {"experiments", "presentation", "records"},
     "runner": {"experiments", "execution", "presentation", "records", "training", "environment"},
     "cli": {"comparison", "execution", "experiments", "presentation", "records", "runner"},
     "__main__": {"cli"},

@@ -87,6 +87,14 @@ def test_cpu_check_measures_and_refuses(monkeypatch: pytest.MonkeyPatch, capsys:
     monkeypatch.setattr(sys, "argv", ["cpu", "64x3", "--rounds", "2"])
     assert cpu_check.main() in (0, 1)
     assert "64x3 float32" in capsys.readouterr().out
-    monkeypatch.setattr(sys, "argv", ["cpu", "64by3"])
-    assert cpu_check.main() == 2
-    assert "no shape '64by3'" in capsys.readouterr().err
+    for arguments, error in (
+        (["64by3"], "no shape '64by3'"),
+        (["--implementation", "fast"], "no implementation 'fast': choose from"),
+        (["--implementation", "apex"], "apex cannot run here: needs a cuda device"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["cpu", *arguments])
+        assert cpu_check.main() == 2
+        printed = capsys.readouterr()
+        assert error in printed.err
+        assert len(printed.err.splitlines()) == 1
+        assert not printed.out
