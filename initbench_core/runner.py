@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from initbench_core import environment
+from initbench_core import catalogue, environment
 from initbench_core.errors import MissingDataError, TrialsFailedError, UserError
 from initbench_core.execution.in_process import InProcessExecutor
 from initbench_core.experiments import Experiment
+from initbench_core.presentation.figures import draw_figures
 from initbench_core.presentation.progress import Progress
-from initbench_core.presentation.report import draw_figures, write_report
+from initbench_core.presentation.report import write_report
 from initbench_core.records.files import make_folder
 from initbench_core.records.folder import ResultsFolder, RunName
 from initbench_core.records.store import RecordFile
@@ -88,10 +89,10 @@ def run_experiments(
                 continue
             if records.failed:
                 failed.append(f"{len(records.failed)} of {experiment.name}")
-            progress.finish(records.warnings, draw_figures(folder, [experiment.name], Experiment))
+            progress.finish(records.warnings, draw_figures(folder, [experiment.name], catalogue.find))
         if len(missing) == len(experiments):
             raise UserError("; ".join(missing))
-        readme, page = write_report(folder, Experiment)
+        readme, page = write_report(folder, catalogue.find)
     print(f"Records: {folder.runs}/*.jsonl\nFigures: {folder.figures}/*.png\nReport:  {readme}, {page}")
     if missing:
         ran = f"all but {len(missing)} of {len(experiments)} experiments ran"
