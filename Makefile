@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
-.PHONY: run test lint gpu-check clean
+.PHONY: run test lint bench gpu-check clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/run.stamp
@@ -17,6 +17,9 @@ lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: $(VENV)/bench.stamp
+	$(BIN)/python -m pytest --benchmark-only
 
 gpu-check: $(VENV)/test.stamp
 	$(BIN)/python -m initbench_core.checks.gpu
@@ -37,6 +40,10 @@ $(VENV)/run.stamp: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/test.stamp: $(VENV)/run.stamp
 	$(PIP) --editable ".[test]"
+	@touch $@
+
+$(VENV)/bench.stamp: $(VENV)/run.stamp
+	$(PIP) --editable ".[test,bench]"
 	@touch $@
 
 $(VENV)/dev.stamp: $(VENV)/run.stamp

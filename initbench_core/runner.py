@@ -1,11 +1,14 @@
 """The main job: run experiments into a results folder, draw them, report them."""
 
 from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 from initbench_core import catalogue, environment
 from initbench_core.errors import MissingDataError, TrialsFailedError, UserError
-from initbench_core.execution.in_process import InProcessExecutor
+from initbench_core.execution.options import Options
+from initbench_core.execution.place import Place, Places
 from initbench_core.experiments import Experiment
 from initbench_core.presentation.figures import draw_figures
 from initbench_core.presentation.progress import Progress
@@ -13,7 +16,7 @@ from initbench_core.presentation.report import write_report
 from initbench_core.records.files import make_folder
 from initbench_core.records.folder import ResultsFolder, RunName
 from initbench_core.records.store import RecordFile
-from initbench_core.training.data import DataSource
+from initbench_core.training.data import DATASETS, DataSource
 from initbench_core.training.setting import PROFILES, SEEDS, Setting
 from initbench_core.training.sweep import is_recorded, sweep
 
@@ -27,72 +30,54 @@ def run_experiments(
     out: Path,
     fresh: bool = False,
     data_dir: Path | None = None,
+    dataset: str | None = None,
     download: bool = False,
     checkpoints: Path | None = None,
     tensorboard: Path | None = None,
+    options: Options | None = None,
 ) -> None:
     """Run `experiments` and leave records, figures and the report in `out`; arguments as the command line's.
 
     Raises:
         UserError: an argument that cannot be met (before anything is measured), data or a checkpoint that cannot be
             read, or a refusal to write.
+        TrialsFailedError: all ran, and some trials failed.
     """
-    _check(profile, device, data_dir, download)
-    device = environment.choose_device(device)
-    folder = ResultsFolder(out)
-    folder.prepare()
-    for extra in (checkpoints, tensorboard):
-        if extra is not None:
-            make_folder(extra)
-    with folder.lock(), Progress(len(experiments)) as progress:
+    data = DataSource(data_dir, download, dataset)
+    _check(profile, device, data)
+    options = options or Options()
+    progress = Progress(len(experiments))
+    with closing(Places(options, device, progress.within_trial)) as places:
+        where = [places.alone if experiment.timed else places.shared for experiment in experiments]
+        folder = ResultsFolder(out)
+        folder.prepare()
+        for extra in (checkpoints, tensorboard):
+            if extra is not None:
+                make_folder(extra)
         setting = Setting(
             profile=profile,
             seeds=seeds or SEEDS[profile],
-            device=device,
-            data=DataSource(data_dir, download),
+            data=data,
             strict_checkpoints=checkpoints is not None,
             tensorboard=tensorboard,
         )
-        described = environment.describe(device)
+        if checkpoints is None and options.executor == "local":
+            # Where trials run on other machines, only the user knows of a folder that all of them have.
+            checkpoints = folder.checkpoints
         missing: list[str] = []
         failed: list[str] = []
-        for experiment in experiments:
-            configs = experiment.grid(setting)
-            name = RunName(experiment.name, profile, environment.device_slug(device))
-            data = sorted({config.data for config in configs if hasattr(config, "data")})
-            records = RecordFile(
-                folder.records(name),
-                environment.identity(described, experiment.source, data, folder.token()),
-                {
-                    "profile": profile,
-                    "seeds": setting.seeds,
-                    "trials": len(configs),
-                    "data": data,
-                    "environment": described,
-                },
-                fresh=fresh,
-            )
-            progress.start(experiment.name, len(configs), sum(is_recorded(experiment, c, records) for c in configs))
-            try:
-                sweep(
-                    experiment,
-                    configs,
-                    setting,
-                    records,
-                    executor=InProcessExecutor(progress.within_trial),
-                    checkpoints=checkpoints or folder.checkpoints,
-                    on_trial=progress.at_trial,
-                )
-            except MissingDataError as error:
-                missing.append(f"{experiment.name}: {error}")
-                progress.finish([*records.warnings, str(error)], [])
-                continue
-            if records.failed:
-                failed.append(f"{len(records.failed)} of {experiment.name}")
-            progress.finish(records.warnings, draw_figures(folder, [experiment.name], catalogue.find))
-        if len(missing) == len(experiments):
-            raise UserError("; ".join(missing))
-        readme, page = write_report(folder, catalogue.find)
+        with folder.lock(), progress:
+            for experiment, place in zip(experiments, where, strict=True):
+                try:
+                    records = _run(experiment, place, folder, setting, options, progress, checkpoints, fresh=fresh)
+                except MissingDataError as error:
+                    missing.append(f"{experiment.name}: {error}")
+                    continue
+                if records.failed:
+                    failed.append(f"{len(records.failed)} of {experiment.name}")
+            if len(missing) == len(experiments):
+                raise UserError("; ".join(missing))
+            readme, page = write_report(folder, catalogue.find)
     print(f"Records: {folder.runs}/*.jsonl\nFigures: {folder.figures}/*.png\nReport:  {readme}, {page}")
     if missing:
         ran = f"all but {len(missing)} of {len(experiments)} experiments ran"
@@ -103,12 +88,67 @@ def run_experiments(
         )
 
 
-def _check(profile: str, device: str, data_dir: Path | None, download: bool) -> None:
+def _run(
+    experiment: Experiment,
+    place: Place,
+    folder: ResultsFolder,
+    setting: Setting,
+    options: Options,
+    progress: Progress,
+    checkpoints: Path | None,
+    *,
+    fresh: bool,
+) -> RecordFile:
+    """Run one experiment and draw it.
+
+    Raises:
+        MissingDataError: it has no data; the bar is closed.
+    """
+    setting = replace(setting, device=place.device)
+    configs = experiment.grid(setting)
+    data = sorted({config.data for config in configs if hasattr(config, "data")})
+    records = RecordFile(
+        folder.records(RunName(experiment.name, setting.profile, place.device_slug)),
+        environment.identity(place.environment, experiment.source, data, folder.token()),
+        {
+            "profile": setting.profile,
+            "seeds": setting.seeds,
+            "trials": len(configs),
+            "data": data,
+            "environment": place.environment,
+        },
+        fresh=fresh,
+    )
+    progress.start(experiment.name, len(configs), sum(is_recorded(experiment, c, records) for c in configs))
+    try:
+        sweep(
+            experiment,
+            configs,
+            replace(setting, data=setting.data.fetch(data)),
+            records,
+            executor=place.executor,
+            checkpoints=checkpoints,
+            timeout=options.timeout,
+            retries=options.retries,
+            on_trial=progress.at_trial,
+        )
+    except MissingDataError as error:
+        progress.finish([*records.warnings, str(error)], [])
+        raise
+    progress.finish(records.warnings, draw_figures(folder, [experiment.name], Experiment))
+    return records
+
+
+def _check(profile: str, device: str, data: DataSource) -> None:
     if profile not in PROFILES:
         raise UserError(f"no profile {profile!r}: choose from {', '.join(PROFILES)}")
     if device not in ("auto", "cpu", "cuda"):
         raise UserError(f"no device {device!r}: choose from auto, cpu, cuda")
-    if download and data_dir is None:
+    if data.dataset not in (None, *DATASETS):
+        raise UserError(f"no data set {data.dataset!r}: choose from {', '.join(DATASETS)}")
+    if data.folder is None and data.dataset in DATASETS[1:]:
+        raise UserError(f"--dataset {data.dataset} needs --data-dir, the folder it is in, or --download as well")
+    if data.download and data.folder is None:
         raise UserError("--download needs --data-dir, the folder to fetch data sets into")
-    if data_dir is not None and not download and not data_dir.is_dir():
-        raise UserError(f"--data-dir {data_dir} is no folder: name the one with the data sets, or add --download")
+    if data.folder is not None and not data.download and not data.folder.is_dir():
+        raise UserError(f"--data-dir {data.folder} is no folder: name the one with the data sets, or add --download")

@@ -20,13 +20,13 @@ ALLOWED: dict[str, set[str]] = {
     "environment": set(),
     "presentation": {"records", "measurement"},
     "comparison": {"records", "presentation"},
-    "execution": {"records"},
+    "execution": {"records", "environment"},
     "training": {"networks", "records", "execution"},
     "experiments": {"training", "networks", "measurement", "records", "presentation"},
     "checks": {"environment", "networks", "measurement", "records", "presentation"},
     "catalogue": {"experiments", "checks", "presentation"},
     "runner": {"catalogue", "experiments", "execution", "presentation", "records", "training", "environment"},
-    "cli": {"catalogue", "experiments", "presentation", "records", "runner", "comparison"},
+    "cli": {"catalogue", "comparison", "execution", "experiments", "presentation", "records", "runner"},
     "__main__": {"cli"},
 }
 
