@@ -26,7 +26,9 @@ class Interval(NamedTuple):
     high: float
 
     def __format__(self, form: str) -> str:
-        """Return "center (95% low to high)", each number in the format `form`."""
+        """Return "center (95% low to high)", each number in the format `form`; or say what is missing."""
+        if math.isnan(self.center):
+            return "no finite value"
         if not math.isfinite(self.low):
             return f"{self.center:{form}} (no interval)"
         return f"{self.center:{form}} (95% {self.low:{form}} to {self.high:{form}})"
