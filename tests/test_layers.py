@@ -21,7 +21,7 @@ ALLOWED: dict[str, set[str]] = {
     "presentation": {"records", "measurement"},
     "training": {"networks", "records"},
     "experiments": {"training", "networks", "measurement", "records", "presentation"},
-    "checks": {"environment", "measurement", "presentation"},
+    "checks": {"environment", "networks", "measurement", "presentation"},
     "runner": {"experiments", "presentation", "records", "training", "environment"},
     "cli": {"experiments", "presentation", "records", "runner"},
     "__main__": {"cli"},

@@ -1,85 +1,51 @@
-"""Is the fused module's eager backend as fast on this CPU as nn.BatchNorm1d and nn.ReLU in a row?
+"""Is the operator's eager backend as fast on this CPU as nn.BatchNorm and nn.ReLU in a row?
 
     python -m initbench_core.checks.cpu
 
-Prints, for every shape, the ratio of training-step times (pair over fused: above 1, fused is faster), as the median of
-interleaved rounds with a 95% bootstrap interval, and how many activations fewer the fused module holds at its peak.
+Prints, for every shape, the ratio of forward and backward times (pair over fused: above 1, fused is faster), as the
+median of interleaved rounds with a 95% bootstrap interval, and how many activations fewer the fused operator holds at
+its peak. Exit status: 0 the targets are met, 1 they are not, 2 an argument is wrong.
 """
 
 import argparse
-import functools
 import math
 import sys
 
 import torch
-from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from initbench_core.errors import UserError
+from initbench_core.measurement.memory import peak_bytes
+from initbench_core.measurement.shapes import Shape, parse
 from initbench_core.measurement.timing import estimate, paired_times_ms
-from initbench_kernels import BatchNormReLU1d
+from initbench_core.measurement.workload import Workload
+from initbench_core.networks.implementations import BASELINE, implementation
 
-# [rows, channels], float32, 1 MB and more.
-SHAPES = [(4096, 64), (1024, 256), (65536, 18), (4096, 1024), (262144, 3), (65536, 64), (16384, 512), (262144, 64)]
-
-
-def training_step(module: nn.Module, x: Tensor, dy: Tensor) -> None:
-    """Run forward and backward and drop the gradients."""
-    torch.autograd.grad(module(x), [x, *module.parameters()], dy)
+# 1 MB and more.
+SHAPES = ("4096x64", "1024x256", "65536x18", "4096x1024", "262144x3", "65536x64", "16384x512", "262144x64")
 
 
-class _PeakMemory(TorchDispatchMode):
-    """Track the storage that operations create, until it is freed."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.alive: dict[int, tuple[torch.multiprocessing.reductions.StorageWeakRef, int]] = {}
-        self.peak = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        result = func(*args, **(kwargs or {}))
-        outputs = result if isinstance(result, (tuple, list)) else (result,)
-        for tensor in outputs:
-            if isinstance(tensor, Tensor) and tensor.numel():
-                storage = tensor.untyped_storage()
-                reference = torch.multiprocessing.reductions.StorageWeakRef(storage)
-                self.alive[reference.cdata] = (reference, storage.nbytes())
-        self.alive = {key: entry for key, entry in self.alive.items() if not entry[0].expired()}
-        self.peak = max(self.peak, sum(size for _, size in self.alive.values()))
-        return result
-
-
-def peak_activations(module: nn.Module, x: Tensor) -> float:
+def peak_activations(name: str, shape: Shape) -> float:
     """Return the most memory that a forward pass holds beside its input, in tensors of the input's size."""
-    with _PeakMemory() as memory:
-        y = module(x)
-    del y
-    return memory.peak / (x.numel() * x.itemsize)
+    call = Workload(shape).call(implementation(name), "fwd_train")
+    return peak_bytes(call, "cpu") / shape.num_bytes
 
 
-def main() -> int:
-    """Print the table; return 1 where the fused module is slower than the targets allow."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=40, help="pairs of samples per shape")
-    options = parser.parse_args()
-    print(
-        f"torch {torch.__version__}, {torch.get_num_threads()} threads, float32, training step, {options.rounds} rounds"
-    )
-    print(
-        f"{'rows':>7} {'channels':>8} {'MB':>6} {'pair ms':>9} {'fused ms':>9} {'pair / fused':>24} {'peak saved':>11}"
-    )
+def measure(shapes: list[Shape], rounds: int) -> bool:
+    """Print a row per shape and return whether the targets are met."""
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, forward and backward, {rounds} rounds")
+    print(f"{'shape':>36} {'MB':>6} {'pair ms':>9} {'fused ms':>9} {'pair / fused':>24} {'peak saved':>11}")
+    pair, fused = implementation(BASELINE), implementation("fused_eager")
     logs, worst = [], math.inf
-    for rows, channels in SHAPES:
-        x, dy = torch.randn(rows, channels, requires_grad=True), torch.randn(rows, channels)
-        pair, fused = nn.Sequential(nn.BatchNorm1d(channels), nn.ReLU()), BatchNormReLU1d(channels)
+    for shape in shapes:
+        workload = Workload(shape)
+        workload.check(fused)
         pair_ms, fused_ms = paired_times_ms(
-            functools.partial(training_step, pair, x, dy),
-            functools.partial(training_step, fused, x, dy),
-            rounds=options.rounds,
+            workload.call(pair, "fwd_bwd"), workload.call(fused, "fwd_bwd"), rounds=rounds
         )
         ratio = estimate(pair_ms / fused_ms)
-        saved = peak_activations(pair, x) - peak_activations(fused, x)
+        saved = peak_activations(BASELINE, shape) - peak_activations("fused_eager", shape)
         print(
-            f"{rows:7} {channels:8} {x.numel() * 4 / 1e6:6.1f} {estimate(pair_ms).median:9.3f} "
+            f"{shape!s:>36} {shape.num_bytes / 1e6:6.1f} {estimate(pair_ms).median:9.3f} "
             f"{estimate(fused_ms).median:9.3f} {ratio.median:9.3f} [{ratio.low:.3f}, {ratio.high:.3f}] {saved:11.2f}",
             flush=True,
         )
@@ -87,7 +53,20 @@ def main() -> int:
         worst = min(worst, ratio.median)
     mean = math.exp(sum(logs) / len(logs))
     print(f"geometric mean {mean:.3f} (target 1.1), worst shape {worst:.3f} (target 0.97)")
-    return 0 if mean >= 1.1 and worst >= 0.97 else 1
+    return mean >= 1.1 and worst >= 0.97
+
+
+def main() -> int:
+    """Run it; see the module."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("shapes", nargs="*", default=SHAPES, help='such as "4096x64" or "32x64x56x56 bfloat16"')
+    parser.add_argument("--rounds", type=int, default=40, help="samples of each per shape")
+    options = parser.parse_args()
+    try:
+        return 0 if measure([parse(text) for text in options.shapes], options.rounds) else 1
+    except UserError as error:
+        print(f"checks.cpu: {error}", file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ class Passes(NamedTuple):
 # be normalized, hence the second read of x; likewise for the two sums of the backward pass.
 FUSED_PASSES = {
     "eval": Passes(1, 1),
-    "fwd": Passes(2, 1),
+    "fwd_train": Passes(2, 1),
     "bwd": Passes(4, 1),
     "fwd_bwd": Passes(6, 2),
 }

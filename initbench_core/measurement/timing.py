@@ -85,41 +85,66 @@ def cuda_wall_ms(call: Callable[[], object], *, calls: int = 200, rounds: int = 
     return samples
 
 
-def paired_times_ms(
-    first: Callable[[], object], second: Callable[[], object], *, rounds: int = 30, min_ms: float = 5.0
-) -> tuple[np.ndarray, np.ndarray]:
-    """Time two calls on the CPU in turns, in milliseconds per call.
+def paired_times_ms(*calls: Callable[[], object], rounds: int = 30, min_ms: float = 5.0) -> np.ndarray:
+    """Time calls on the CPU in turns (A B C, B C A, ...), in milliseconds per call.
 
-    Each round times both, in alternating order, so that what disturbs the machine for longer than a round disturbs
-    both alike: compare them by the ratio within rounds. Results are freed within the time, as a caller would.
+    Each round times all of them, so that what disturbs the machine for longer than a round disturbs all alike: compare
+    them by the ratio within rounds. Results are freed within the time, as a caller would.
 
     Args:
-        first: one of the calls.
-        second: the other.
-        rounds: pairs of samples.
+        calls: what to time.
+        rounds: samples of each.
         min_ms: a sample repeats its call until it has run about that long.
 
     Returns:
-        One sample per round for each of them.
+        [calls, rounds] samples.
     """
-    calls = (first, second)
     repeats = []
     for call in calls:
         call()
         start = time.perf_counter()
         call()
         repeats.append(max(1, round(min_ms / 1e3 / max(1e-9, time.perf_counter() - start))))
-    samples = np.empty((2, rounds))
+
+    def sample(which: int) -> float:
+        call = calls[which]
+        start = time.perf_counter()
+        for _ in range(repeats[which]):
+            call()
+        return (time.perf_counter() - start) * 1e3 / repeats[which]
+
+    return _in_turns(len(calls), rounds, sample)
+
+
+def paired_cuda_times_ms(*calls: Callable[[], object], rounds: int = 10, measure_ms: float = 4.0) -> np.ndarray:
+    """Time calls on the current CUDA device in turns, in milliseconds per call; see `cuda_times_ms`.
+
+    Args:
+        calls: what to time.
+        rounds: samples of each.
+        measure_ms: how long to measure for one sample, which is the median of what fits.
+
+    Returns:
+        [calls, rounds] samples.
+    """
+
+    def sample(which: int) -> float:
+        return float(np.median(cuda_times_ms(calls[which], warmup_ms=1, measure_ms=measure_ms)))
+
+    return _in_turns(len(calls), rounds, sample)
+
+
+def _in_turns(calls: int, rounds: int, sample: Callable[[int], float]) -> np.ndarray:
+    """Sample every call once a round; who begins moves on by one, and the direction turns each time all have begun."""
+    samples = np.empty((calls, rounds))
     collects = gc.isenabled()
     gc.disable()
     try:
         for r in range(rounds):
-            for which in (0, 1) if r % 2 == 0 else (1, 0):
-                start = time.perf_counter()
-                for _ in range(repeats[which]):
-                    calls[which]()
-                samples[which, r] = (time.perf_counter() - start) * 1e3 / repeats[which]
+            order = [(r + i) % calls for i in range(calls)]
+            for which in order if (r // calls) % 2 == 0 else reversed(order):
+                samples[which, r] = sample(which)
     finally:
         if collects:
             gc.enable()
-    return samples[0], samples[1]
+    return samples

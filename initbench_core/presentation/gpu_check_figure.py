@@ -6,8 +6,8 @@ from typing import Any
 
 from initbench_core.measurement.roofline import floor_ms
 
-PASSES = ("eval", "fwd", "bwd", "fwd_bwd")
-TITLES = {"eval": "evaluation", "fwd": "forward", "bwd": "backward", "fwd_bwd": "forward + backward"}
+PASSES = ("eval", "fwd_train", "bwd", "fwd_bwd")
+TITLES = {"eval": "evaluation", "fwd_train": "forward", "bwd": "backward", "fwd_bwd": "forward + backward"}
 
 
 def draw(

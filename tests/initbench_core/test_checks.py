@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 
+from initbench_core.checks import cpu as cpu_check
 from initbench_core.checks import gpu as gpu_check
 from initbench_core.checks.cpu import peak_activations
 from initbench_core.checks.gpu_targets import FEW, MANY, SMALL_SHAPE, summarize, times_of
 from initbench_core.measurement.roofline import FUSED_PASSES, floor_ms
+from initbench_core.measurement.shapes import Shape
 from initbench_core.presentation.gpu_check_figure import draw
-from initbench_kernels import BatchNormReLU1d
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="tells what happens without a CUDA device")
@@ -28,13 +28,11 @@ def test_gpu_check_without_a_gpu() -> None:
     assert "CUDA" in done.stderr
 
 
-def test_fused_module_holds_one_activation_less() -> None:
-    """At its peak the pair holds the batch norm's output and the ReLU's; the fused module holds one tensor."""
-    x = torch.randn(4096, 64, requires_grad=True)
-    pair = peak_activations(nn.Sequential(nn.BatchNorm1d(64), nn.ReLU()), x)
-    fused = peak_activations(BatchNormReLU1d(64), x)
-    assert 2.0 <= pair < 2.1
-    assert 1.0 <= fused < 1.1
+def test_the_fused_operator_holds_one_activation_less() -> None:
+    """At its peak the pair holds the batch norm's output and the ReLU's; the fused operator holds one tensor."""
+    shape = Shape((4096, 64))
+    assert 2.0 <= peak_activations("eager", shape) < 2.1
+    assert 1.0 <= peak_activations("fused_eager", shape) < 1.1
 
 
 def records_at(fused: float, eager: float, copy: float = 1.0) -> list[dict[str, object]]:
@@ -43,7 +41,7 @@ def records_at(fused: float, eager: float, copy: float = 1.0) -> list[dict[str, 
     for shape in gpu_check.SHAPES:
         tensor = {"label": str(shape), "shape": list(shape.sizes), "dtype": shape.dtype, "num_bytes": shape.num_bytes}
         records.append({**tensor, "implementation": "copy", "pass": "copy", "metric": "median_ms", "value": copy})
-        for name, factor in (("fused", fused), ("eager", eager), ("compile_default", eager)):
+        for name, factor in (("fused_triton", fused), ("eager", eager), ("torch_compile", eager)):
             for pass_name in FUSED_PASSES:
                 for metric in ("median_ms", "wall_ms"):
                     value = factor * floor_ms(pass_name, copy)
@@ -79,12 +77,16 @@ def test_figure(tmp_path: Path) -> None:
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_passes_run_on_the_cpu() -> None:
-    """The code that is timed on a GPU runs, backward included, for every implementation that needs no compiler."""
-    x, dy = torch.randn(8, 3, requires_grad=True), torch.randn(8, 3)
-    for name in ("fused", "eager", "eager_inplace"):
-        module = gpu_check.IMPLEMENTATIONS[name](3, 2)
-        gpu_check.check(module, x)
-        assert [pass_name for pass_name, call in gpu_check.passes_of(name, module, x, dy) if call() is not None] == [
-            "fwd", "fwd_bwd", "bwd", "eval",
-        ]  # fmt: skip
+def test_autotuned_shapes_are_among_the_shapes() -> None:
+    assert len(gpu_check.AUTOTUNED) == 5
+    assert set(gpu_check.SHAPES) > gpu_check.AUTOTUNED
+
+
+def test_cpu_check_measures_and_refuses(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A named shape is measured; one that is none ends in one line and exit status 2."""
+    monkeypatch.setattr(sys, "argv", ["cpu", "64x3", "--rounds", "2"])
+    assert cpu_check.main() in (0, 1)
+    assert "64x3 float32" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["cpu", "64by3"])
+    assert cpu_check.main() == 2
+    assert "no shape '64by3'" in capsys.readouterr().err

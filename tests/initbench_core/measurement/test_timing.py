@@ -36,6 +36,16 @@ def test_paired_times_tell_slow_from_fast() -> None:
     assert 1.3 < np.median(slow / fast) < 2.5
 
 
+def test_any_number_of_calls_take_turns() -> None:
+    """Every call is first, and behind every other one, about equally often."""
+    order: list[str] = []
+    calls = [lambda name=name: order.append(name) for name in "abc"]
+    assert paired_times_ms(*calls, rounds=6, min_ms=0).shape == (3, 6)
+    # Two calls of each find out how long it takes.
+    turns = ["".join(order[i : i + 3]) for i in range(6, len(order), 3)]
+    assert turns == ["abc", "bca", "cab", "cba", "acb", "bac"]
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="tells what happens without a CUDA device")
 def test_cuda_clock_says_what_it_needs() -> None:
     """No device, no time."""
@@ -45,8 +55,8 @@ def test_cuda_clock_says_what_it_needs() -> None:
 
 def test_floor() -> None:
     """Training reads x twice and writes y: one and a half copies; both passes are additive."""
-    assert floor_ms("fwd", 2.0) == 3.0
+    assert floor_ms("fwd_train", 2.0) == 3.0
     assert floor_ms("bwd", 2.0) == 5.0
-    assert FUSED_PASSES["fwd_bwd"].copies == FUSED_PASSES["fwd"].copies + FUSED_PASSES["bwd"].copies
+    assert FUSED_PASSES["fwd_bwd"].copies == FUSED_PASSES["fwd_train"].copies + FUSED_PASSES["bwd"].copies
     # 3 passes over 1e9 bytes in 1 ms.
-    assert bandwidth_gbps("fwd", 10**9, 1.0) == pytest.approx(3000)
+    assert bandwidth_gbps("fwd_train", 10**9, 1.0) == pytest.approx(3000)
