@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
-.PHONY: run test lint gpu-check clean
+.PHONY: run test lint asv gpu-check clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/run.stamp
@@ -17,6 +17,10 @@ lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The current commit, saved in results/asv; the working tree's changes are not in it.
+asv: $(VENV)/bench.stamp
+	$(BIN)/asv run
 
 gpu-check: $(VENV)/test.stamp
 	$(BIN)/python -m initbench_core.checks.gpu
@@ -37,6 +41,10 @@ $(VENV)/run.stamp: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/test.stamp: $(VENV)/run.stamp
 	$(PIP) --editable ".[test]"
+	@touch $@
+
+$(VENV)/bench.stamp: $(VENV)/run.stamp
+	$(PIP) --editable ".[bench]"
 	@touch $@
 
 $(VENV)/dev.stamp: $(VENV)/run.stamp

@@ -6,15 +6,20 @@ to the project's registries.
 """
 
 import importlib
+import importlib.util
 import os
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 # Slow to import, so once: asv forks every benchmark from the process that imported this.
 import torch
 
-# Floating point tensors [rows, channels] or [N, C, H, W], of 1 to 17 MB: long enough for a clock.
-SHAPES = ((4096, 64), (1024, 1024), (16, 64, 56, 56), (8803, 411))
+# Of initbench_core.networks.implementations. Compiled ones are left out: every benchmark runs in a process of its own,
+# and would compile anew; the experiment batch_norm_relu_speed times them.
+IMPLEMENTATIONS = ("eager", "eager_inplace", "fused_eager", "fused_triton", "flag_gems", "timm", "apex")
+# Those of them that have a CPU path.
+CPU_IMPLEMENTATIONS = ("eager", "eager_inplace", "fused_eager", "timm")
 
 
 def project(module: str) -> ModuleType:
@@ -34,6 +39,12 @@ def project(module: str) -> ModuleType:
     if environment and not source.resolve().is_relative_to(Path(environment).resolve()):
         raise RuntimeError(f"{module} is imported from {source}, not from asv's checkout in {environment}")
     return found
+
+
+def cuda_ms(call: Callable[[], object]) -> float:
+    """Return the median time of a call on the CUDA device, by the project's clock."""
+    timing = project("initbench_core.measurement.timing")
+    return float(timing.estimate(timing.cuda_times_ms(call)).median)
 
 
 def need_cuda() -> None:

@@ -3,8 +3,6 @@
 They say where a time would go before any clock does: a spill, a narrower access, one more pass over the data.
 """
 
-from typing import Any
-
 from .common import need_triton, project
 
 Costs = dict[tuple[str, ...], dict[str, float]]
