@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from initbench_core.errors import UserError
+from initbench_core.errors import TrialsFailedError, UserError
 from initbench_core.experiments import Experiment, names
 
 # Older typers build on the package click, newer ones on a copy of their own; either way this is its base exception.
@@ -110,7 +110,10 @@ def _terminate(signum: int, frame: FrameType | None) -> None:
 
 
 def main() -> int:
-    """Run the command line; return 0 (done), 2 (the user can put it right), 130 (interrupted) or 143 (terminated)."""
+    """Run the command line and return its exit code.
+
+    0 (done), 2 (the user can put it right), 3 (some trials failed), 130 (interrupted) or 143 (terminated).
+    """
     signal.signal(signal.SIGTERM, _terminate)
     interrupted = "interrupted: finished trials are recorded; the same command (without --fresh) continues from there"
     try:
@@ -119,6 +122,8 @@ def main() -> int:
             return _say(interrupted, 130)
     except UserError as error:
         return _say(str(error), 2)
+    except TrialsFailedError as error:
+        return _say(str(error), 3)
     except ClickException as error:
         message = error.format_message()  # type: ignore[attr-defined]
         # Without arguments the help has been printed already, and the message is empty.

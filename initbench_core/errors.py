@@ -10,3 +10,7 @@ class UserError(Exception):
 
 class MissingDataError(UserError):
     """A data set is missing or damaged: the experiments that do without it can still run."""
+
+
+class TrialsFailedError(Exception):
+    """Some trials have no result; all others are recorded. The command line prints it and exits with code 3."""

@@ -1,11 +1,11 @@
 """The main job: run experiments into a results folder, draw them, report them."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from initbench_core import environment
-from initbench_core.errors import MissingDataError, UserError
+from initbench_core.errors import MissingDataError, TrialsFailedError, UserError
+from initbench_core.execution.in_process import InProcessExecutor
 from initbench_core.experiments import Experiment
 from initbench_core.presentation.progress import Progress
 from initbench_core.presentation.report import draw_figures, write_report
@@ -37,7 +37,6 @@ def run_experiments(
             read, or a refusal to write.
     """
     _check(profile, device, data_dir, download)
-    _be_deterministic()
     device = environment.choose_device(device)
     folder = ResultsFolder(out)
     folder.prepare()
@@ -52,10 +51,10 @@ def run_experiments(
             data=DataSource(data_dir, download),
             strict_checkpoints=checkpoints is not None,
             tensorboard=tensorboard,
-            progress=progress.within_trial,
         )
         described = environment.describe(device)
         missing: list[str] = []
+        failed: list[str] = []
         for experiment in experiments:
             configs = experiment.grid(setting)
             name = RunName(experiment.name, profile, environment.device_slug(device))
@@ -79,6 +78,7 @@ def run_experiments(
                     configs,
                     setting,
                     records,
+                    executor=InProcessExecutor(progress.within_trial),
                     checkpoints=checkpoints or folder.checkpoints,
                     on_trial=progress.at_trial,
                 )
@@ -86,13 +86,20 @@ def run_experiments(
                 missing.append(f"{experiment.name}: {error}")
                 progress.finish([*records.warnings, str(error)], [])
                 continue
+            if records.failed:
+                failed.append(f"{len(records.failed)} of {experiment.name}")
             progress.finish(records.warnings, draw_figures(folder, [experiment.name], Experiment))
         if len(missing) == len(experiments):
             raise UserError("; ".join(missing))
         report = write_report(folder, Experiment)
     print(f"Records: {folder.runs}/*.jsonl\nFigures: {folder.figures}/*.png\nReport:  {report}")
     if missing:
-        raise UserError(f"all but {len(missing)} of {len(experiments)} experiments ran; " + "; ".join(missing))
+        ran = f"all but {len(missing)} of {len(experiments)} experiments ran"
+        raise UserError("; ".join([ran, *missing, *(f"trials failed: {trials}" for trials in failed)]))
+    if failed:
+        raise TrialsFailedError(
+            f"trials failed: {', '.join(failed)}; {report} says why, and the same command tries them again"
+        )
 
 
 def _check(profile: str, device: str, data_dir: Path | None, download: bool) -> None:
@@ -104,11 +111,3 @@ def _check(profile: str, device: str, data_dir: Path | None, download: bool) -> 
         raise UserError("--download needs --data-dir, the folder to fetch data sets into")
     if data_dir is not None and not download and not data_dir.is_dir():
         raise UserError(f"--data-dir {data_dir} is no folder: name the one with the data sets, or add --download")
-
-
-def _be_deterministic() -> None:
-    """Ask torch for the same numbers every time; an operator that cannot comply warns once and goes on."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with it
-    import torch
-
-    torch.use_deterministic_algorithms(True, warn_only=True)

@@ -149,7 +149,7 @@ def test_records_of_a_newer_schema(call: Call, tmp_path: Path) -> None:
     for command in (arguments, ("report", "--out", tmp_path), ("plot", "--out", tmp_path)):
         code, _, errors = call(*command)
         assert code == 2
-        assert "schema 7, this version reads 1: update initbench" in errors
+        assert "schema 7, this version reads 2: update initbench" in errors
     assert records.read_bytes() == before
 
 

@@ -19,10 +19,11 @@ ALLOWED: dict[str, set[str]] = {
     "records": set(),
     "environment": set(),
     "presentation": {"records", "measurement"},
-    "training": {"networks", "records"},
+    "execution": {"records"},
+    "training": {"networks", "records", "execution"},
     "experiments": {"training", "networks", "measurement", "records", "presentation"},
     "checks": {"environment", "networks", "measurement", "presentation"},
-    "runner": {"experiments", "presentation", "records", "training", "environment"},
+    "runner": {"experiments", "execution", "presentation", "records", "training", "environment"},
     "cli": {"experiments", "presentation", "records", "runner"},
     "__main__": {"cli"},
 }

@@ -9,13 +9,19 @@ A module states its question in its docstring (the first line is its title) and 
 - `findings(records)`: what was found, as sentences made from the numbers;
 - `figures(records)`: the figures by name.
 
+It may define
+
+- `run_together(configs, setting)`: trials that differ in nothing but their seed in one go; entry i is what `run` would
+  have yielded for configuration i;
+- `TIMED = True`: its numbers are times, so that nothing else may run beside it.
+
 To add an experiment is to add its file: command line, smoke test, figures and report find it here.
 """
 
 import ast
 import importlib
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,6 +82,21 @@ class Experiment:
     def run(self, config: Any, setting: "Setting") -> "Iterator[Emission]":
         """Run one trial."""
         yield from self._module.run(config, setting)
+
+    @property
+    def runs_together(self) -> bool:
+        """Whether trials that differ only in their seed can run in one go."""
+        return hasattr(self._module, "run_together")
+
+    def run_together(self, configs: Sequence[Any], setting: "Setting") -> "Sequence[Iterable[Emission]]":
+        """Run trials that differ only in their seed; entry i is what `run` would yield for configuration i."""
+        together: Sequence[Iterable[Emission]] = self._module.run_together(configs, setting)
+        return together
+
+    @property
+    def timed(self) -> bool:
+        """Whether its numbers are times: it runs alone, with all threads."""
+        return bool(getattr(self._module, "TIMED", False))
 
     def table(self, records: "Sequence[Record]") -> "pd.DataFrame":
         """Return the results as a table."""

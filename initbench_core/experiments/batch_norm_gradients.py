@@ -31,6 +31,7 @@ from initbench_core.networks.gains import exact_gain
 from initbench_core.networks.initializers import initialize_layers_
 from initbench_core.networks.models import mlp
 from initbench_core.presentation import plots
+from initbench_core.presentation.curves import distributions_by_layer
 from initbench_core.presentation.statistics import interval
 from initbench_core.records.frame import tidy
 from initbench_core.records.schema import Emission, Measurement, Record
@@ -220,9 +221,7 @@ def _draw_distribution(records: Sequence[Record], kind: str) -> Figure:
             panel = axes[i, j]
             cell = frame[(frame["activation"] == activation) & (frame["norm"] == norm) & (frame["epochs"] == epochs)]
             wide = cell[cell["metric"] == f"{kind}_quantile"].pivot(index="layer", columns="quantile", values="value")
-            for low, high, alpha in ((0.05, 0.95, 0.25), (0.25, 0.75, 0.5)):
-                panel.fill_between(wide.index, wide[low], wide[high], color=plots.CYCLE[i], alpha=alpha, lw=0)
-            panel.plot(wide.index, wide[0.5], color=plots.INK, lw=1.0)
+            distributions_by_layer(panel, wide, color=plots.CYCLE[i])
             panel.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
             if i == 0:
                 panel.set_title(f"{activation}, " + ("start" if epochs == 0 else f"{epochs} epochs"))

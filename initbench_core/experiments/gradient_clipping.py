@@ -24,6 +24,7 @@ from torch import nn
 from initbench_core.networks.initializers import initialize_layers_
 from initbench_core.networks.models import mlp
 from initbench_core.presentation import plots
+from initbench_core.presentation.maps import outcome_map
 from initbench_core.records.frame import per_trial
 from initbench_core.records.schema import Emission, Record, scalar
 from initbench_core.training.data import Data, line
@@ -158,7 +159,7 @@ def figures(records: Sequence[Record]) -> Mapping[str, Figure]:
             cells[case, _name(clip, bound)] = list(cell["outcome"])
             loss = cell["final_train_loss"].median()
             text[case, _name(clip, bound)] = "no finite loss" if math.isnan(loss) else f"{loss:.3g}"
-    plots.outcome_map(axes, cells, list(CASES), columns, text)
+    outcome_map(axes, cells, list(CASES), columns, text)
     plots.label(axes, x="clipping by value or by norm (in the cell: median final training loss)", y="")
     plots.outcome_legend(axes, frame["outcome"])
     return {"outcomes": figure}

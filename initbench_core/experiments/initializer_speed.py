@@ -30,6 +30,7 @@ from initbench_kernels.random_fill.bits import plain_words_
 from initbench_kernels.random_fill.eager import fill_regions
 from initbench_kernels.random_fill.rows import check_rows
 
+TIMED = True
 STD = 0.02
 LARGEST = "tensor_100000000"
 DISTRIBUTIONS = ("uniform", "normal", "truncated_normal")

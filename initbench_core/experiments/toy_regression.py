@@ -25,6 +25,7 @@ from torch import nn
 from initbench_core.networks.initializers import initialize_layers_
 from initbench_core.networks.models import NORM_PLACES, mlp
 from initbench_core.presentation import plots
+from initbench_core.presentation.maps import outcome_map
 from initbench_core.presentation.statistics import spread
 from initbench_core.records.frame import per_trial, tidy
 from initbench_core.records.schema import Emission, Record, scalar
@@ -185,7 +186,7 @@ def _draw_factorial(records: Sequence[Record]) -> Figure:
     for init, norm in cells:
         losses = _cell(records, init, norm)["test_loss"].dropna()
         text[init, norm] = f"{losses.mean():.3f}" if len(losses) else "no finite loss"
-    plots.outcome_map(axes, cells, INITS, NORM_PLACES, text)
+    outcome_map(axes, cells, INITS, NORM_PLACES, text)
     plots.label(axes, x="place of BatchNorm (in the cell: mean held-out loss)", y="initial weights")
     plots.outcome_legend(axes, frame["outcome"])
     return figure

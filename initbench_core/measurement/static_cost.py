@@ -25,7 +25,7 @@ from typing import Any
 from initbench_kernels.builds import Build
 
 # Modules with a `builds()` and a `runs()` generator: one per operator.
-OPERATORS = ("initbench_kernels.batch_norm_relu.offline",)
+OPERATORS = ("initbench_kernels.batch_norm_relu.offline", "initbench_kernels.random_fill.offline")
 
 # (backend, architecture, threads per warp) as triton.backends.compiler.GPUTarget takes them.
 TARGETS: dict[str, tuple[str, int | str, int]] = {
@@ -76,7 +76,8 @@ def builds() -> Iterator[Build]:
         yield from importlib.import_module(name).builds()
 
 
-def _compile(build: Build, target: str) -> Any:
+def compile_for(build: Build, target: str) -> Any:
+    """Compile a build for a key of TARGETS; return Triton's compiled kernel, with its `asm` and `metadata`."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -133,7 +134,7 @@ def cost_of(build: Build, target: str) -> StaticCost:
         RuntimeError: the compiler's output has no such number.
         triton.CompilationError, subprocess.CalledProcessError: the kernel does not compile.
     """
-    compiled = _compile(build, target)
+    compiled = compile_for(build, target)
     threads = build.num_warps * TARGETS[target][2]
     if TARGETS[target][0] == "cuda":
         text = _cuobjdump(compiled.asm["cubin"])

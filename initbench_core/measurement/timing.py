@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from initbench_core.measurement.bootstrap import bootstrap_interval
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -43,10 +45,8 @@ def estimate(samples: Sequence[float] | np.ndarray, *, resamples: int = 1000, se
     values = np.asarray(samples, dtype=np.float64)
     if values.size == 0 or not np.isfinite(values).all():
         raise ValueError(f"need finite samples, got {values.size} of which {np.isfinite(values).sum()} are finite")
-    generator = np.random.default_rng(seed)
-    medians = np.median(generator.choice(values, (resamples, values.size)), axis=1)
-    low, high = np.quantile(medians, [0.025, 0.975])
-    return Estimate(float(np.median(values)), float(low), float(high), values.size)
+    low, high = bootstrap_interval([values], lambda drawn: np.median(drawn, axis=1), resamples=resamples, seed=seed)
+    return Estimate(float(np.median(values)), low, high, values.size)
 
 
 def cuda_times_ms(call: Callable[[], object], *, warmup_ms: float = 10, measure_ms: float = 40) -> list[float]:

@@ -1,6 +1,6 @@
 """The suite's drawing: one style, and the few things that every figure draws the same way."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,7 +11,6 @@ from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
 from initbench_core.presentation.statistics import interval
 
@@ -132,37 +131,3 @@ def outcome_legend(axes: Axes, shown: Iterable[str], *, top: float = 1.0) -> Non
         if name in present:
             axes.plot([], [], color=color, marker=marker, ls="", ms=8, label=name)
     axes.legend(loc="upper left", bbox_to_anchor=(1.0, top))
-
-
-def outcome_map(
-    axes: Axes,
-    cells: Mapping[tuple[str, str], Sequence[str]],
-    rows: Sequence[str],
-    columns: Sequence[str],
-    text: Mapping[tuple[str, str], str],
-) -> None:
-    """Draw a grid of cells, each split among the outcomes of its repetitions, with a line of text.
-
-    Args:
-        axes: where to draw.
-        cells: outcomes of the repetitions by (row, column).
-        rows: row names from top to bottom.
-        columns: column names from left to right.
-        text: what to write into a cell.
-    """
-    for i, row in enumerate(rows):
-        for j, column in enumerate(columns):
-            outcomes = cells[row, column]
-            left = float(j)
-            for name, (color, _) in OUTCOME_STYLE.items():
-                share = list(outcomes).count(name) / max(1, len(outcomes))
-                axes.add_patch(Rectangle((left, i), share * 0.96, 0.92, color=color, alpha=0.85, lw=0))
-                left += share * 0.96
-            axes.text(j + 0.48, i + 0.46, text[row, column], ha="center", va="center", fontsize=9, color="black")
-    axes.set(xlim=(0, len(columns)), ylim=(len(rows), 0))
-    axes.set_xticks([j + 0.48 for j in range(len(columns))], columns)
-    axes.set_yticks([i + 0.46 for i in range(len(rows))], rows)
-    axes.tick_params(length=0)
-    axes.grid(False)
-    for spine in axes.spines.values():
-        spine.set_visible(False)

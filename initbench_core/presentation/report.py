@@ -17,7 +17,7 @@ from initbench_core.presentation.plots import OUTCOME_STYLE, style
 from initbench_core.records.files import describe, replace_file
 from initbench_core.records.folder import ResultsFolder, RunName
 from initbench_core.records.schema import Record
-from initbench_core.records.store import read
+from initbench_core.records.store import Content, read
 
 
 class Presentable(Protocol):
@@ -51,8 +51,16 @@ def draw_figures(folder: ResultsFolder, experiments: Iterable[str], find: Find) 
     for run in folder.recorded():
         if run.experiment not in wanted or not _is_finished(folder, run):
             continue
+        content = read(folder.records(run))
         with style():
-            for name, figure in find(run.experiment).figures(read(folder.records(run)).records).items():
+            try:
+                figures = find(run.experiment).figures(content.records)
+            except Exception:
+                # Where trials failed, what a figure shows may be missing altogether; the report names them.
+                if content.failed:
+                    continue
+                raise
+            for name, figure in figures.items():
                 path = folder.figures / f"{run.experiment}-{name}-{run.profile}-{run.device}.png"
                 try:
                     figure.savefig(path)
@@ -67,22 +75,36 @@ def write_report(folder: ResultsFolder, find: Find) -> Path:
     template = jinja2.Environment(trim_blocks=False, autoescape=False).from_string(
         Path(__file__).with_name("report.md.j2").read_text()
     )
-    runs = folder.recorded()
-    sections = [_section(folder, run, find(run.experiment)) for run in runs if _is_finished(folder, run)]
-    unfinished = [_unfinished(folder, run) for run in runs if not _is_finished(folder, run)]
+    sections, unfinished, failed = [], [], []
+    for run in folder.recorded():
+        content = read(folder.records(run))
+        failed += [_failed(run, record) for record in content.failed]
+        section = _section(folder, run, find(run.experiment), content) if _is_finished(folder, run) else None
+        if section:
+            sections.append(section)
+        else:
+            planned = folder.manifest(run).get("trials", "unknown")
+            unfinished.append({"run": run, "recorded": len(content.records), "planned": planned})
     path = folder.path / "README.md"
-    replace_file(path, (template.render(sections=sections, unfinished=unfinished).rstrip() + "\n").encode())
+    text = template.render(sections=sections, unfinished=unfinished, failed=failed)
+    replace_file(path, (text.rstrip() + "\n").encode())
     return path
 
 
-def _unfinished(folder: ResultsFolder, run: RunName) -> dict[str, Any]:
-    planned = folder.manifest(run).get("trials", "unknown")
-    return {"run": run, "recorded": len(read(folder.records(run)).records), "planned": planned}
+def _failed(run: RunName, record: Record) -> dict[str, Any]:
+    config = ", ".join(f"{name} {value}" for name, value in record.config.items())
+    return {"run": run, "config": config, "failure": record.failure}
 
 
-def _section(folder: ResultsFolder, run: RunName, experiment: Presentable) -> dict[str, Any]:
-    records = read(folder.records(run)).records
-    table = experiment.table(records)
+def _section(folder: ResultsFolder, run: RunName, experiment: Presentable, content: Content) -> dict[str, Any] | None:
+    """Return what the template shows of a run; None where failed trials leave too little to make a table of."""
+    records = content.records
+    try:
+        table, findings = experiment.table(records), list(experiment.findings(records))
+    except Exception:
+        if content.failed:
+            return None
+        raise
     replace_file(folder.tables / f"{run}.csv", table.to_csv(index=False).encode())
     heading = f"{run.experiment} ({run.profile}, {run.device})"
     counts = Counter(record.outcome.name for record in records if record.outcome)
@@ -95,7 +117,7 @@ def _section(folder: ResultsFolder, run: RunName, experiment: Presentable) -> di
         "question": experiment.question,
         "trials": len(records),
         "outcomes": ", ".join(f"{counts[name]} {name}" for name in OUTCOME_STYLE if counts[name]) or "-",
-        "findings": experiment.findings(records),
+        "findings": findings,
         "figures": sorted(p.name for p in folder.figures.glob(f"{run.experiment}-*-{run.profile}-{run.device}.png")),
         "table": markdown(table),
         "environment": _environment(folder, run, records),

@@ -1,14 +1,39 @@
-"""What repetitions say: a mean, its interval, and whether it decides anything."""
+"""What repetitions say: a center, its 95% interval, and whether it decides anything.
+
+Means and differences get Student's interval, ratios and times a bootstrap on the log scale, fractions Wilson's.
+Steps to a target are censored where the target was not reached within the budget: such a trial counts as the budget
+(restricted mean) or as still unsolved (survival curve), and is never dropped.
+"""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from scipy import stats
 
+from initbench_core.measurement.bootstrap import bootstrap_interval
 
-def interval(values: Iterable[float], *, log: bool = False) -> tuple[float, float, float]:
-    """Return mean and 95% Student interval (center, low, high) of repetitions; geometric with `log`.
+Numbers = Sequence[float] | np.ndarray | pd.Series
+
+
+class Interval(NamedTuple):
+    """A center and its 95% interval; `low` and `high` are nan where one repetition leaves none."""
+
+    center: float
+    low: float
+    high: float
+
+    def __format__(self, form: str) -> str:
+        """Return "center (95% low to high)", each number in the format `form`."""
+        if not math.isfinite(self.low):
+            return f"{self.center:{form}} (no interval)"
+        return f"{self.center:{form}} (95% {self.low:{form}} to {self.high:{form}})"
+
+
+def interval(values: Iterable[float], *, log: bool = False) -> Interval:
+    """Return mean and 95% Student interval of repetitions; geometric with `log`.
 
     Values that are not finite (or, with `log`, not positive) are left out; outcomes count those. A single value has no
     interval: low and high are nan.
@@ -18,13 +43,13 @@ def interval(values: Iterable[float], *, log: bool = False) -> tuple[float, floa
         numbers = np.log(numbers[numbers > 0])
     numbers = numbers[np.isfinite(numbers)]
     if not len(numbers):
-        return math.nan, math.nan, math.nan
+        return Interval(math.nan, math.nan, math.nan)
     center = float(numbers.mean())
     half = math.nan
     if len(numbers) > 1:
         half = float(stats.t.ppf(0.975, len(numbers) - 1) * numbers.std(ddof=1) / math.sqrt(len(numbers)))
-    ends = (center, center - half, center + half)
-    return (math.exp(ends[0]), math.exp(ends[1]), math.exp(ends[2])) if log else ends
+    ends = Interval(center, center - half, center + half)
+    return Interval(*map(math.exp, ends)) if log else ends
 
 
 def spread(values: Iterable[float], *, log: bool = False, form: str = ".3f") -> str:
@@ -38,7 +63,176 @@ def spread(values: Iterable[float], *, log: bool = False, form: str = ".3f") -> 
     return f"{center:{form}} (95% {low:{form}} to {high:{form}}, n = {len(numbers)})"
 
 
+def wilson(successes: int, n: int) -> Interval:
+    """Return the fraction successes / n with Wilson's 95% interval; nan for n = 0 (Wilson 1927)."""
+    if n == 0:
+        return Interval(math.nan, math.nan, math.nan)
+    ends = stats.binomtest(int(successes), int(n)).proportion_ci(0.95, method="wilson")
+    return Interval(successes / n, float(ends.low), float(ends.high))
+
+
+def _level(n: int) -> float:
+    """Return the level at which a percentile interval over n values covers 95%.
+
+    A bootstrap of few values is too narrow, by sqrt((n - 1) / n) and for taking the normal's quantile in place of
+    Student's; this is the "expanded percentile interval" of Hesterberg 2015, "What Teachers Should Know About the
+    Bootstrap", section 5.3.
+    """
+    quantile = math.sqrt(n / (n - 1)) * stats.t.ppf(0.975, n - 1)
+    return float(2 * stats.norm.cdf(quantile) - 1)
+
+
+def _geometric(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    return np.asarray(np.exp(np.mean(np.log(numerator) - np.log(denominator), axis=-1)))
+
+
+def _of_means(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    return np.asarray(np.mean(numerator, axis=-1) / np.mean(denominator, axis=-1))
+
+
+def bootstrap_ratio(a: Numbers, b: Numbers, *, budget: float | None = None) -> Interval:
+    """Return how many times `b` is `a`, a / b, with a paired 95% bootstrap interval on the log scale.
+
+    Args:
+        a: one positive number per repetition.
+        b: the same repetitions of another configuration; entry i has the seed of entry i of `a`.
+        budget: None for the geometric mean of the pairs' ratios, without pairs that hold a nan. For steps, epochs or
+            seconds to a target, the budget at which inf is censored: the ratio of the restricted means. Where either
+            is censored it understates the true ratio's distance from 1.
+
+    Raises:
+        ValueError: of different lengths, not positive, or inf without a budget (dropping it would flatter `a` or `b`).
+    """
+    pair = np.stack([np.asarray(a, dtype=float), np.asarray(b, dtype=float)])
+    if budget is None:
+        pair = pair[:, ~np.isnan(pair).any(axis=0)]
+        if np.isinf(pair).any():
+            raise ValueError("an infinite value is censored: give the budget")
+    else:
+        pair = np.stack([_restricted(row, budget) for row in pair])
+    if (pair <= 0).any():
+        raise ValueError("a ratio on the log scale needs positive numbers")
+    n = pair.shape[1]
+    if n == 0:
+        return Interval(math.nan, math.nan, math.nan)
+    statistic = _geometric if budget is None else _of_means
+    center = float(statistic(*pair))
+    if n == 1:
+        return Interval(center, math.nan, math.nan)
+    return Interval(center, *bootstrap_interval(list(pair), statistic, level=_level(n)))
+
+
+def _restricted(steps: Numbers, budget: float) -> np.ndarray:
+    numbers = np.asarray(steps, dtype=float)
+    if np.isnan(numbers).any():
+        raise ValueError("steps to a target are a number, or inf where it was not reached")
+    return np.minimum(numbers, budget)
+
+
+class RestrictedMean(NamedTuple):
+    """The mean of min(steps, budget), its 95% interval, and how many of `n` trials reached the target."""
+
+    center: float
+    low: float
+    high: float
+    reached: int
+    n: int
+
+    def __format__(self, form: str) -> str:
+        """Return "center (95% low to high; reached by 4 of 5)"; "at least" where a trial is censored."""
+        least = "at least " if self.reached < self.n else ""
+        ends = f"95% {self.low:{form}} to {self.high:{form}}; " if math.isfinite(self.low) else ""
+        return f"{least}{self.center:{form}} ({ends}reached by {self.reached} of {self.n})"
+
+
+def restricted_mean(steps: Numbers, budget: float) -> RestrictedMean:
+    """Return the restricted mean of steps (or epochs, or seconds) to a target, with a 95% bootstrap interval.
+
+    Args:
+        steps: one number per trial; inf, or more than the budget, is censored at the budget and counts as it.
+        budget: what every trial was given.
+
+    Raises:
+        ValueError: a nan among the steps.
+    """
+    numbers = _restricted(steps, budget)
+    reached = int((np.asarray(steps, dtype=float) <= budget).sum())
+    n = len(numbers)
+    low = high = math.nan
+    if n > 1:
+        low, high = bootstrap_interval([numbers], lambda drawn: drawn.mean(axis=-1), level=_level(n))
+    return RestrictedMean(float(numbers.mean()) if n else math.nan, low, high, reached, n)
+
+
+class Survival(NamedTuple):
+    """A Kaplan-Meier curve: `unsolved[i]` of the trials remain from `steps[i]` on; both start at (0, 1).
+
+    `censored` are the steps at which trials were given up, one entry each.
+    """
+
+    steps: np.ndarray
+    unsolved: np.ndarray
+    censored: np.ndarray
+
+
+def survival(steps: Numbers, budget: Numbers | float) -> Survival:
+    """Return the fraction of trials still unsolved after so many steps (Kaplan & Meier 1958).
+
+    Args:
+        steps: one number per trial; inf, or more than the budget, is censored at the budget.
+        budget: of all trials, or of each.
+
+    Raises:
+        ValueError: no trials, or a nan among the steps.
+    """
+    numbers = np.asarray(steps, dtype=float)
+    if not len(numbers) or np.isnan(numbers).any():
+        raise ValueError("a survival curve needs trials, each with a number of steps or inf")
+    budgets = np.broadcast_to(np.asarray(budget, dtype=float), numbers.shape)
+    is_censored = numbers > budgets
+    censored = np.sort(budgets[is_censored])
+    curve = stats.ecdf(stats.CensoredData(uncensored=numbers[~is_censored], right=censored)).sf
+    return Survival(np.r_[0.0, curve.quantiles], np.r_[1.0, curve.probabilities], censored)
+
+
 def verdict(differences: Iterable[float]) -> str:
     """Say whether the interval of paired differences excludes 0."""
-    _, low, high = interval(differences)
-    return "decided" if low > 0 or high < 0 else "not decided"
+    return "decided" if separates(interval(differences), 0.0) else "not decided"
+
+
+def separates(found: Interval, neutral: float) -> bool:
+    """Tell whether an interval excludes the value of no difference: 0 for differences, 1 for ratios."""
+    return found.low > neutral or found.high < neutral
+
+
+def is_parity(ratio: Interval) -> bool:
+    """Tell whether a ratio's interval includes 1 (or there is none): no difference is shown."""
+    return not separates(ratio, 1.0)
+
+
+def ratio_text(ratio: Interval, form: str = ".2f") -> str:
+    """Return "1.90 (95% 1.70 to 2.10)", or "parity (95% 0.97 to 1.04)" where the interval includes 1."""
+    if is_parity(ratio) and math.isfinite(ratio.low):
+        return f"parity (95% {ratio.low:{form}} to {ratio.high:{form}})"
+    return f"{ratio:{form}}"
+
+
+def separation(values: pd.DataFrame, reference: str, *, budget: float | None = None) -> pd.DataFrame:
+    """Say which configurations the intervals separate from a reference, and which they do not.
+
+    Args:
+        values: a row per seed, a column per configuration, positive numbers; the index pairs the seeds.
+        reference: the column that the others are compared with.
+        budget: of steps to a target, as `bootstrap_ratio`'s.
+
+    Returns:
+        A row per other configuration: "configuration", its "ratio" to the reference, "low", "high", the pairs "n", and
+        "separated": "yes", "no", or "no interval". The intervals are not widened for their number.
+    """
+    rows = []
+    for name in values.columns.drop(reference):
+        pair = values[[name, reference]].dropna()
+        ratio = bootstrap_ratio(pair[name], pair[reference], budget=budget)
+        answer = "yes" if separates(ratio, 1.0) else "no" if math.isfinite(ratio.low) else "no interval"
+        rows.append([name, *ratio, len(pair), answer])
+    return pd.DataFrame(rows, columns=["configuration", f"ratio to {reference}", "low", "high", "n", "separated"])

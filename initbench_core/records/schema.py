@@ -1,5 +1,6 @@
 """The schema of a record: measurements of one trial, and their form in strict JSON."""
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -10,7 +11,10 @@ from typing import Any
 
 from initbench_core.errors import UserError
 
-SCHEMA = 1
+SCHEMA = 2
+
+# What this version reads. Schema 1 had no failures; a line of it is one of schema 2 without that field.
+READABLE = (1, 2)
 
 Scalar = float | int | str | bool | None
 
@@ -56,6 +60,24 @@ class Outcome:
 
 
 @dataclass(frozen=True)
+class Failure:
+    """Why a trial has no result.
+
+    Attributes:
+        reason: "raised" (an exception), "timeout" (longer than its limit), "crashed" (its process was lost) or
+            "out_of_memory".
+        message: what happened, in one line.
+        attempts: how often it was tried.
+        traceback: where it was raised; empty for the other reasons.
+    """
+
+    reason: str
+    message: str
+    attempts: int = 1
+    traceback: str = ""
+
+
+@dataclass(frozen=True)
 class Note:
     """A sentence that belongs to a trial's record."""
 
@@ -68,7 +90,7 @@ Emission = Measurement | Outcome | Note
 
 @dataclass(frozen=True)
 class Record:
-    """One finished trial.
+    """One trial, finished or failed.
 
     Attributes:
         experiment: its name.
@@ -78,6 +100,7 @@ class Record:
         outcome: how its training ended; None where nothing was trained.
         seconds: wall time of the trial, the only field that differs between repetitions.
         notes: what a reader must know, as a restart from a damaged checkpoint.
+        failure: why there are no measurements; None for a finished trial.
     """
 
     experiment: str
@@ -87,6 +110,7 @@ class Record:
     outcome: Outcome | None = None
     seconds: float = 0.0
     notes: Sequence[str] = ()
+    failure: Failure | None = None
 
     @property
     def key(self) -> str:
@@ -112,6 +136,7 @@ def to_line(record: Record) -> str:
         "first_bad_step": record.outcome.first_bad_step if record.outcome else None,
         "seconds": round(record.seconds, 3),
         "notes": list(record.notes),
+        "failure": dataclasses.asdict(record.failure) if record.failure else None,
         "measurements": [_encode(m) for m in record.measurements],
     }
     return seal(body)
@@ -139,8 +164,9 @@ def from_line(line: str) -> Record:
         if crc != _checksum(body):
             raise ValueError("the checksum does not fit")
         schema = body["schema"]
-        if schema != SCHEMA:
+        if schema not in READABLE:
             raise UserError(f"records of schema {schema}, this version reads {SCHEMA}: {_advice(schema)}")
+        failure = body.get("failure")
         outcome = Outcome(body["outcome"], body["first_bad_step"]) if body["outcome"] else None
         return Record(
             experiment=body["experiment"],
@@ -150,6 +176,7 @@ def from_line(line: str) -> Record:
             outcome=outcome,
             seconds=body["seconds"],
             notes=body["notes"],
+            failure=Failure(**failure) if failure else None,
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not a record: {error!r}") from error

@@ -18,12 +18,14 @@ class Content:
     """What a file of records holds.
 
     Attributes:
-        records: the whole ones, the last of each trial, in file order.
+        records: finished trials, the last of each, in file order.
+        failed: trials that failed and have not finished since, likewise.
         damaged: (line number, text) of lines that are no records.
         torn: whether the last line lacks its end, as after a crash in the middle of a write.
     """
 
     records: list[Record] = field(default_factory=list)
+    failed: list[Record] = field(default_factory=list)
     damaged: list[tuple[int, str]] = field(default_factory=list)
     torn: bool = False
 
@@ -57,13 +59,15 @@ def read(path: Path) -> Content:
             raise UserError(f"{path}:{number}: {error}") from None
         else:
             latest[record.key] = record
-    content.records = list(latest.values())
+    content.records = [record for record in latest.values() if not record.failure]
+    content.failed = [record for record in latest.values() if record.failure]
     return content
 
 
 class RecordFile:
     """The records of one experiment in one profile on one device, open for one writer.
 
+    A trial that failed does not count as done: the next run tries it again, and its last record is the one that holds.
     Records made by another environment, by other code or on other data do not count as done. They stay where they are
     until the first new record is ready; then the old file and its manifest move to `older/`, so nothing is lost and a
     file never mixes two of these.
@@ -82,11 +86,17 @@ class RecordFile:
         self.identity = identity
         self.manifest = {"schema": SCHEMA, **manifest}
         self.warnings: list[str] = []
-        records = self._repair(read(path)).records
-        mine = [] if fresh else [r for r in records if r.identity == identity]
-        self._to_set_aside = len(mine) < len(records)
-        self._done = set() if self._to_set_aside else {record.key for record in mine}
+        self.failed: dict[str, Record] = {}
+        self._done: set[str] = set()
         self._appended = False
+        self._to_set_aside = fresh and path.exists()
+        if self._to_set_aside:
+            return
+        content = self._repair(read(path))
+        self._to_set_aside = any(record.identity != identity for record in [*content.records, *content.failed])
+        if not self._to_set_aside:
+            self._done = {record.key for record in content.records}
+            self.failed = {record.key: record for record in content.failed}
 
     @property
     def manifest_path(self) -> Path:
@@ -105,15 +115,20 @@ class RecordFile:
             write_json(self.manifest_path, {**self.manifest, "finished": False})
             self._appended = True
         append_line(self.path, to_line(record))
-        self._done.add(record.key)
+        self.failed.pop(record.key, None)
+        if record.failure:
+            self.failed[record.key] = record
+        else:
+            self._done.add(record.key)
 
     def finish(self) -> None:
-        """Note in the manifest that all trials that were planned, and no others, are recorded.
+        """Note in the manifest that all trials that were planned, and no others, are recorded, finished or failed.
 
         Where nothing was added, a manifest that says so already stays as it is: it tells of what measured them.
         """
-        if self._done and (self._appended or not self._is_finished()):
-            write_json(self.manifest_path, {**self.manifest, "finished": len(self._done) == self.manifest["trials"]})
+        recorded = len(self._done) + len(self.failed)
+        if recorded and (self._appended or not self._is_finished()):
+            write_json(self.manifest_path, {**self.manifest, "finished": recorded == self.manifest["trials"]})
 
     def _is_finished(self) -> bool:
         try:
@@ -139,5 +154,6 @@ class RecordFile:
             append_line(apart, f"line {number}: {text.rstrip()}\n")
             kind = "an unfinished last line" if not text.endswith("\n") else "a damaged line"
             self.warnings.append(f"{self.path}:{number}: {kind}, kept in {apart.name}; its trial runs again")
-        replace_file(self.path, "".join(to_line(record) for record in content.records).encode())
-        return Content(content.records)
+        whole = [*content.records, *content.failed]
+        replace_file(self.path, "".join(to_line(record) for record in whole).encode())
+        return Content(content.records, content.failed)

@@ -1,6 +1,7 @@
-"""Data sets: 5,000 real digits that need no download, full MNIST and CIFAR-10 where they are, a named stand-in.
+"""Data sets: 5,000 real digits that need no download, torchvision's where they are, a named stand-in.
 
-Every set comes as tensors, split into training, validation and test parts by a fixed seed.
+Every set comes as tensors, split into training, validation and test parts by a fixed seed. `described` names a set with
+its size, for titles.
 """
 
 import functools
@@ -15,6 +16,20 @@ import torch
 from initbench_core.errors import MissingDataError
 
 SPLIT_SEED = 42
+
+# Images to train on, by data set; torchvision's keep a fifth of their training images for validation.
+TRAINING_IMAGES = {
+    "digits5k": 3_200,
+    "stand_in_3x32x32": 4_500,
+    "mnist": 48_000,
+    "fashion_mnist": 48_000,
+    "cifar10": 40_000,
+}
+
+
+def described(name: str) -> str:
+    """Return a data set's name with its size, as "digits5k (3,200 training images)", for titles and sentences."""
+    return f"{name} ({TRAINING_IMAGES[name]:,} training images)"
 
 
 class Split(NamedTuple):

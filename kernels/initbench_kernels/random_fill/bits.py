@@ -8,7 +8,7 @@ import functools
 
 import torch
 
-from initbench_kernels.random_fill.reference import WORD, philox4x32
+from initbench_kernels.random_fill.reference import WORD, philox4x32, uniform
 
 # (Philox key, first group): a zero key, a key with the top bit set, and a carry into the second counter word.
 _SELF_CHECK = ((0, 0), (0x9ABCDEF012345678, 3), (0xFFFFFFFFFFFFFFFF, WORD), (0x0123456789ABCDEF, (1 << 61) - 3))
@@ -21,13 +21,29 @@ def _signed(x: int) -> int:
 
 def stateless_words_(out: torch.Tensor, key: int | torch.Tensor, group: int | torch.Tensor) -> None:
     """Fill `out` by torch's private stateless Philox; arguments as `plain_words_`."""
-    if isinstance(key, int):
-        pair = torch.tensor([_signed(key), group], dtype=torch.int64, device=out.device)
-        torch.ops.aten._philox_randint_(out, pair.view(torch.uint64), -(1 << 31), None)
+    if isinstance(key, int) and isinstance(group, int):
+        torch.ops.aten._philox_randint_(out, stateless_pairs([(key, group)], out.device)[0], -(1 << 31), None)
     else:
+        assert isinstance(key, torch.Tensor)
         assert isinstance(group, torch.Tensor)
         pairs = torch.stack((key, group), dim=-1)[:, None]
         torch.ops.aten._philox_randint_(out.view(-1, 4), pairs.view(torch.uint64), -(1 << 31), None)
+
+
+def stateless_uniform_(out: torch.Tensor, pair: torch.Tensor) -> None:
+    """Fill float32 `out` [n], of any length, with what `reference.uniform` makes of the words of a key.
+
+    Args:
+        out: float32 [n].
+        pair: uint64 [2], the Philox key and the first group, of `stateless_pairs`.
+    """
+    torch.ops.aten._philox_uniform_.default(out, pair)
+
+
+def stateless_pairs(keys_and_groups: list[tuple[int, int]], device: torch.device) -> torch.Tensor:
+    """Return uint64 [n, 2] of Philox keys and groups, as torch's operators take them."""
+    signed = [(_signed(key), group) for key, group in keys_and_groups]
+    return torch.tensor(signed, dtype=torch.int64, device=device).view(torch.uint64)
 
 
 def plain_words_(out: torch.Tensor, key: int | torch.Tensor, group: int | torch.Tensor) -> None:
@@ -73,6 +89,24 @@ def has_stateless_words(device: torch.device) -> bool:
                 return False
     except (RuntimeError, TypeError, AttributeError):
         # No kernel for this device, or another signature: a version that we do not know.
+        return False
+    return True
+
+
+@functools.cache
+def has_stateless_uniform(device: torch.device) -> bool:
+    """Whether torch's stateless uniform exists for `device` and gives the reference's numbers."""
+    if not hasattr(torch.ops.aten, "_philox_uniform_"):
+        return False
+    words = torch.empty(512, dtype=torch.int32, device=device)
+    found = torch.empty(511, device=device)
+    try:
+        for key, group in _SELF_CHECK:
+            stateless_uniform_(found, stateless_pairs([(key, group)], device)[0])
+            plain_words_(words, key, group)
+            if not torch.equal(found, uniform(words)[:511]):
+                return False
+    except (RuntimeError, TypeError, AttributeError):
         return False
     return True
 

@@ -8,13 +8,20 @@ import math
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
-from initbench_kernels.random_fill.bits import _signed, words_
+from initbench_kernels.random_fill.bits import (
+    _signed,
+    has_stateless_uniform,
+    stateless_pairs,
+    stateless_uniform_,
+    words_,
+)
 from initbench_kernels.random_fill.layout import Region, contiguous_strides
 from initbench_kernels.random_fill.parameters import Parameters
-from initbench_kernels.random_fill.reference import philox_key
+from initbench_kernels.random_fill.reference import philox_keys
 from initbench_kernels.random_fill.transforms import Chunk
 
 # Fills an int32 tensor with the words of given keys and groups, as `bits.plain_words_` does.
@@ -25,6 +32,13 @@ WordSource = Callable[[torch.Tensor, int | torch.Tensor, int | torch.Tensor], No
 # cores normals then fall from 35-53 M/s to 11-45 M/s (x86-64, torch 2.15, 2026-11-22).
 # Elsewhere: enough to keep a GPU busy within 140 MB of buffers.
 CPU_CHUNK, OTHER_CHUNK = 1 << 15, 1 << 22
+
+# A uniform needs no buffers where torch draws it in place. Its operator is serial at any length, so a thread here may
+# take more of it at a time: 500 to 800 M/s on two threads from 2^17 on, 400 to 500 at 2^15 (as above).
+UNIFORM_CHUNK = 1 << 17
+
+# Shorter runs than this share a call where they can: one of their own would cost more than their values.
+SHORT_RUN = 1024
 
 # More threads than this wait for Python's lock: an operation on a chunk takes some 10 us, its call about 1.
 MAX_THREADS = 8
@@ -47,6 +61,13 @@ class _Piece:
         return (self.position % 4 + self.out.numel() + 3) // 4
 
 
+class _Keyed(NamedTuple):
+    """A region and the 64-bit Philox key under which its values are drawn."""
+
+    region: Region
+    key: int
+
+
 def _chunk_size(device: torch.device) -> int:
     return CPU_CHUNK if device.type == "cpu" else OTHER_CHUNK
 
@@ -67,45 +88,90 @@ def fill_regions(regions: Iterable[Region], seed: int, *, words: WordSource = wo
         seed: in [0, 2^64).
         words: where the raw words come from; every source gives the same.
     """
-    by_transform: dict[Parameters | str, list[Region]] = {}
-    for region in regions:
+    by_transform: dict[Parameters | str, list[_Keyed]] = {}
+    in_place: list[_Piece] = []
+    regions = list(regions)
+    for region, key in zip(regions, philox_keys(seed, [region.key for region in regions]), strict=True):
         if region.row.kind == "constant":
             region.tensor.fill_(region.row.value)
+        elif words is words_ and _is_drawn_in_place(region):
+            in_place.append(_Piece(region.tensor.view(-1), region.row, key, region.base))
         else:
             shared = region.row if region.row.kind == "truncated_normal" else region.row.kind
-            by_transform.setdefault(shared, []).append(region)
+            by_transform.setdefault(shared, []).append(_Keyed(region, key))
+    if in_place:
+        _draw_uniforms(in_place)
     for group in by_transform.values():
-        total = sum(region.tensor.numel() + 8 for region in group)
-        threads = _threads(group[0].tensor.device, total)
-        work = functools.partial(_fill_group, group, seed, words, total, threads, torch.is_inference_mode_enabled())
-        if threads == 1:
-            work(0)
-        else:
-            with ThreadPoolExecutor(threads) as pool:
-                list(pool.map(work, range(threads)))
+        total = sum(region.tensor.numel() + 8 for region, _ in group)
+        threads = _threads(group[0].region.tensor.device, total)
+        _in_parallel(threads, functools.partial(_fill_group, group, words, total, threads))
 
 
-def _fill_group(
-    group: list[Region], seed: int, words: WordSource, total: int, threads: int, inference: bool, part: int
-) -> None:
+def _in_parallel(threads: int, work: Callable[[int], None]) -> None:
+    """Run work(0) to work(threads - 1): the first here, the others on threads of their own."""
+    inference = torch.is_inference_mode_enabled()
+
+    def elsewhere(part: int) -> None:
+        # Both modes belong to a thread, and a new one has neither.
+        with torch.no_grad(), torch.inference_mode(inference):
+            work(part)
+
+    # A pool starts a thread when work is handed in, and none for none.
+    with ThreadPoolExecutor(MAX_THREADS) as pool:
+        others = [pool.submit(elsewhere, part) for part in range(1, threads)]
+        work(0)
+        for other in others:
+            other.result()
+
+
+def _is_drawn_in_place(region: Region) -> bool:
+    tensor = region.tensor
+    return (
+        region.row.kind == "uniform"
+        and tensor.dtype == torch.float32
+        and tensor.numel() >= SHORT_RUN
+        and region.base % 4 == 0
+        and tensor.is_contiguous()
+        and region.strides == contiguous_strides(tensor.shape)
+        and has_stateless_uniform(tensor.device)
+    )
+
+
+def _draw_uniforms(pieces: list[_Piece]) -> None:
+    """Fill runs of uniforms without a buffer."""
+    device = pieces[0].out.device
+    threads = _threads(device, sum(piece.out.numel() for piece in pieces))
+    parts = [
+        (out, piece.row, piece.key, (piece.position + i * UNIFORM_CHUNK) // 4)
+        for piece in pieces
+        for i, out in enumerate(piece.out.split(UNIFORM_CHUNK) if piece.out.numel() > UNIFORM_CHUNK else [piece.out])
+    ]
+    pairs = stateless_pairs([(key, group) for _, _, key, group in parts], device).unbind()
+
+    def draw(part: int) -> None:
+        for (out, row, _, _), pair in zip(parts[part::threads], pairs[part::threads], strict=True):
+            stateless_uniform_(out, pair)
+            _finish(out, row, out)
+
+    _in_parallel(threads, draw)
+
+
+def _fill_group(group: list[_Keyed], words: WordSource, total: int, threads: int, part: int) -> None:
     """Fill what thread `part` of `threads` does of regions that share a transform."""
-    # Both modes belong to a thread, and a new one has neither.
-    with torch.no_grad(), torch.inference_mode(inference):
-        packer = _Packer(words, group[0].tensor.device, total)
-        for i, region in enumerate(group):
-            _fill_region(region, seed, packer, i, part, threads)
-        packer.flush()
+    packer = _Packer(words, group[0].region.tensor.device, total)
+    for i, keyed in enumerate(group):
+        _fill_region(keyed, packer, i, part, threads)
+    packer.flush()
 
 
-def _fill_region(region: Region, seed: int, packer: "_Packer", index: int, part: int, threads: int) -> None:
+def _fill_region(keyed: _Keyed, packer: "_Packer", index: int, part: int, threads: int) -> None:
     """Do one thread's part of region `index`: its share of a large one; all or nothing of a small one."""
+    region, key = keyed
     tensor = region.tensor
     is_run = region.strides == contiguous_strides(tensor.shape)
     is_shared = is_run and tensor.is_contiguous() and tensor.numel() >= threads * packer.size
     if not is_shared and index % threads != part:
         return
-    k0, k1 = philox_key(seed, region.key)
-    key = k1 << 32 | k0
     if is_shared:
         first, last = (tensor.numel() * i // threads for i in (part, part + 1))
         packer.add(_Piece(tensor.view(-1)[first:last], region.row, key, region.base + first))
@@ -183,8 +249,9 @@ class _Packer:
             return
         counts = [piece.groups for piece in pieces]
         chunk = self.chunk.head(4 * sum(counts))
-        if len(pieces) == 1:
-            self.words(chunk.words, pieces[0].key, pieces[0].position // 4)
+        if 4 * sum(counts) >= SHORT_RUN * len(pieces):
+            for piece, words in zip(pieces, chunk.words.split([4 * count for count in counts]), strict=True):
+                self.words(words, piece.key, piece.position // 4)
         else:
             self.words(chunk.words, *self._batched(pieces, counts))
         unit = chunk.transform(pieces[0].row)

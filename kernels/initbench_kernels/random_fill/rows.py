@@ -126,7 +126,7 @@ def _regions(row: Fill) -> list[Region]:
     for region in regions:
         if region.tensor.is_neg():
             raise ValueError("is a lazily negated view: fill the tensor behind it")
-        if any(
+        if not region.tensor.is_contiguous() and any(
             size > 1 and stride == 0 for size, stride in zip(region.tensor.shape, region.tensor.stride(), strict=True)
         ):
             raise ValueError("is an expanded view: several of its elements share one place in memory")

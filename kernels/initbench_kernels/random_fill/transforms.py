@@ -6,7 +6,7 @@ again. A chunk of torch operations is limited by memory traffic, and fresh inter
 
 import torch
 
-from initbench_kernels.random_fill.parameters import Parameters
+from initbench_kernels.random_fill.parameters import TAIL_SPLIT, Parameters
 from initbench_kernels.random_fill.reference import (
     ATANH,
     CENTRAL,
@@ -56,15 +56,16 @@ class Chunk:
     def normal(self) -> torch.Tensor:
         """As `reference.normal`; the words survive."""
         p = self._half_uniform()
-        self._negative_log(p)
-        tail = self._exact_sqrt(self._x).sub_(TAIL_OFFSET)
-        self._ratio(TAIL, tail, self.unit)
-        q = torch.sub(p, 0.5, out=self._q)
-        self._central(q, self._x)
-        torch.lt(p, 0.075, out=self._mask)
-        torch.where(self._mask, self.unit, self._x, out=self._num)
         # The magnitude's own sign (q is negative) gives way to the word's.
-        return torch.copysign(self._num, self.words.view(torch.float32), out=self.unit)
+        self._central(torch.sub(p, 0.5, out=self._q), self.unit)
+        # The tails, 15% of the values, cost more than the centre: only they go through the logarithm and the root.
+        where = torch.lt(p, TAIL_SPLIT, out=self._mask).nonzero().view(-1)
+        tail = self.head(len(where))
+        tail._negative_log(torch.index_select(p, 0, where, out=tail._q), tail._p)
+        root = tail._exact_sqrt(tail._x).sub_(TAIL_OFFSET)
+        tail._ratio(TAIL, root, tail._p)
+        self.unit.scatter_(0, where, tail._p)
+        return torch.copysign(self.unit, self.words.view(torch.float32), out=self.unit)
 
     def truncated_normal(self, row: Parameters) -> torch.Tensor:
         """As `reference.truncated_normal`; the words survive."""
@@ -76,7 +77,7 @@ class Chunk:
         p_low = torch.where(from_low, near, rest).add_(row.tail_low)
         p_high = torch.where(from_low, rest, near).add_(row.tail_high)
         p = torch.minimum(p_low, p_high, out=self._p)
-        self._negative_log(p)
+        self._negative_log(p, self.unit)
         root = self._exact_sqrt(self._x.add_(row.log_scale)).clone()
         self._ratio(TAIL, torch.sub(root, TAIL_OFFSET, out=self._x), self.unit)
         self._ratio(FAR_TAIL, torch.sub(root, FAR_TAIL_OFFSET, out=self._x), self._q)
@@ -89,15 +90,15 @@ class Chunk:
         magnitude = torch.bitwise_and(self.words, 0x7FFFFFFF, out=self._num.view(torch.int32))
         return self._p.copy_(magnitude).add_(0.5).mul_(2.0**-32)
 
-    def _negative_log(self, p: torch.Tensor) -> None:
-        """Leave -log(p) in `_x`; uses `_num`, `_den` and `unit`."""
+    def _negative_log(self, p: torch.Tensor, scratch: torch.Tensor) -> None:
+        """Leave -log(p) in `_x`; uses `_num`, `_den` and `scratch`."""
         bits = p.view(torch.int32)
         exponent = torch.sub(bits, SQRT_HALF_BITS, out=self._num.view(torch.int32)).bitwise_right_shift_(23)
         self._x.copy_(exponent).mul_(-LN2)
         mantissa = torch.sub(bits, exponent.bitwise_left_shift_(23), out=exponent).view(torch.float32)
         denominator = torch.add(mantissa, 1.0, out=self._den)
         s = mantissa.sub_(1.0).div_(denominator)
-        series = self._polynomial(ATANH, torch.mul(s, s, out=self._den), self.unit)
+        series = self._polynomial(ATANH, torch.mul(s, s, out=self._den), scratch)
         self._x.sub_(series.mul_(s))
 
     def _exact_sqrt(self, x: torch.Tensor) -> torch.Tensor:

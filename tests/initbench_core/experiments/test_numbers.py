@@ -151,7 +151,7 @@ def test_the_lectures_bound_is_three_times_the_variance(layer: str) -> None:
         assert ratio == pytest.approx(expected, rel=tolerances.MOMENT_RATIO)
 
 
-@pytest.mark.parametrize("activation", ["relu", "tanh", "elu", "gelu"])
+@pytest.mark.parametrize("activation", batch_norm_gradients.GROWTH_ACTIVATIONS)
 def test_batch_norm_makes_gradients_grow_by_rho(activation: str) -> None:
     config = batch_norm_gradients.Config("growth", activation, "before", 20, 512, 512, 0, 0)
     rows = batch_norm_gradients.growth([run("batch_norm_gradients", config)])

@@ -68,6 +68,17 @@ def test_truncated_normal_with_and_without_correction() -> None:
     assert corrected.high == pytest.approx(0.04 / 0.8796257, rel=1e-6)
 
 
+def test_torchs_truncation_bounds_are_absolute() -> None:
+    """Its defaults a, b = -2, 2 are no multiples of std: at std 0.02 nothing is cut off, and the std stays whole."""
+    torch.manual_seed(0)
+    torchs = nn.init.trunc_normal_(torch.empty(50_000), std=0.02)
+    ours = fill_weight_(torch.empty(250, 200), "truncated_normal(0.02)")
+    assert torchs.abs().max() > 0.06
+    assert ours.abs().max() <= 0.04
+    for values, expected in ((torchs, 1.0), (ours, 0.7737413)):
+        assert values.double().var().item() / 0.02**2 == pytest.approx(expected, abs=tolerances.MOMENT_RATIO)
+
+
 @pytest.mark.parametrize(
     ("layer", "fans", "torchs"),
     [

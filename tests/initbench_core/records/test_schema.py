@@ -8,7 +8,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from initbench_core.errors import UserError
-from initbench_core.records.schema import Measurement, Outcome, Record, from_line, scalar, seal, to_line, trial_key
+from initbench_core.records.schema import (
+    SCHEMA,
+    Failure,
+    Measurement,
+    Outcome,
+    Record,
+    from_line,
+    scalar,
+    seal,
+    to_line,
+    trial_key,
+)
 
 
 def strictly(line: str) -> dict[str, object]:
@@ -69,6 +80,26 @@ def test_another_schema_is_refused_by_name() -> None:
         from_line(line)
 
 
+def test_an_older_schema_is_refused_with_what_to_do() -> None:
+    body = json.loads(to_line(record()))
+    del body["crc"]
+    with pytest.raises(UserError, match=r"schema 0.*measure again with --fresh"):
+        from_line(seal({**body, "schema": 0}))
+
+
+def test_schema_1_had_no_failures_and_is_read() -> None:
+    body = json.loads(to_line(record()))
+    del body["crc"], body["failure"]
+    after = from_line(seal({**body, "schema": 1}))
+    assert after.outcome == Outcome("diverged", 2)
+    assert after.failure is None
+
+
+def test_a_failure_survives() -> None:
+    failure = Failure("raised", "ValueError: no", 2, "Traceback ...")
+    assert from_line(to_line(Record("exp", {"seed": 0}, "id", [], failure=failure))).failure == failure
+
+
 def test_keys_depend_on_the_configuration_alone() -> None:
     assert trial_key("e", {"a": 1, "b": 2}) == trial_key("e", {"b": 2, "a": 1})
     assert trial_key("e", {"a": 1}) != trial_key("e", {"a": 2})
@@ -82,4 +113,4 @@ def test_axes_must_fit() -> None:
 
 def test_a_damaged_schema_digit_is_damage_not_another_schema() -> None:
     with pytest.raises(ValueError, match="checksum"):
-        from_line(to_line(record()).replace('"schema": 1', '"schema": 3'))
+        from_line(to_line(record()).replace(f'"schema": {SCHEMA}', '"schema": 9'))

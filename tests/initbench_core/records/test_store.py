@@ -13,7 +13,7 @@ import pytest
 from initbench_core.errors import UserError
 from initbench_core.records import files
 from initbench_core.records.files import append_line, replace_file
-from initbench_core.records.schema import Record, scalar, seal, to_line
+from initbench_core.records.schema import Failure, Record, scalar, seal, to_line
 from initbench_core.records.store import RecordFile, read
 
 
@@ -132,11 +132,50 @@ def test_a_manifest_of_a_finished_run_stays_as_it_is(path: Path) -> None:
 def test_a_newer_schema_is_refused_with_its_place(path: Path) -> None:
     body = json.loads(path.read_text().splitlines()[0])
     del body["crc"]
-    path.write_text(seal({**body, "schema": 2}))
+    path.write_text(seal({**body, "schema": 9}))
     before = path.read_bytes()
-    with pytest.raises(UserError, match=r"exp-quick-cpu.jsonl:1: records of schema 2"):
+    with pytest.raises(UserError, match=r"exp-quick-cpu.jsonl:1: records of schema 9"):
         open_file(path)
     assert path.read_bytes() == before
+
+
+def test_fresh_measures_anew_beside_a_schema_that_cannot_be_read(path: Path) -> None:
+    body = json.loads(path.read_text().splitlines()[0])
+    del body["crc"]
+    path.write_text(seal({**body, "schema": 0}))
+    before = path.read_bytes()
+    open_file(path, fresh=True).append(record(0))
+    assert seeds(path) == [0]
+    (older,) = (path.parent / "older").glob("*.jsonl")
+    assert older.read_bytes() == before
+
+
+def failed(seed: int) -> Record:
+    return Record("exp", {"seed": seed}, "here", [], failure=Failure("timeout", "longer than 1 s"))
+
+
+def test_a_failed_trial_is_recorded_but_not_done(path: Path) -> None:
+    records = open_file(path, trials=4)
+    records.append(failed(3))
+    records.finish()
+    assert '"finished": true' in records.manifest_path.read_text()
+    again = open_file(path, trials=4)
+    assert not again.is_done("exp", {"seed": 3})
+    assert [r.config["seed"] for r in read(path).failed] == [3]
+    assert seeds(path) == [0, 1, 2]
+    # The last record of a trial is the one that holds.
+    again.append(record(3))
+    again.finish()
+    assert not read(path).failed
+    assert seeds(path) == [0, 1, 2, 3]
+    assert not open_file(path, trials=4).failed
+
+
+def test_failed_trials_survive_the_repair_of_a_damaged_line(path: Path) -> None:
+    open_file(path, trials=4).append(failed(3))
+    path.write_text(path.read_text() + "{half")
+    assert list(open_file(path, trials=4).failed) == [failed(3).key]
+    assert [r.key for r in read(path).failed] == [failed(3).key]
 
 
 @pytest.mark.parametrize("character", ["\x0b", "\x0c", "\x85", "\u2028"])

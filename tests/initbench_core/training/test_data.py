@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from initbench_core.errors import UserError
-from initbench_core.training.data import DataSource, Split, class_entropy, digits, image_stand_in
+from initbench_core.training.data import DataSource, Split, class_entropy, described, digits, image_stand_in
 
 
 def test_digits_are_real_shuffled_and_balanced() -> None:
@@ -40,6 +40,12 @@ def test_the_stand_in_is_deterministic_and_named() -> None:
     assert torch.equal(data.train.x, again.train.x)
     assert data.train.x.shape[1:] == (3, 32, 32)
     assert [len(p.x) for p in (data.train, data.validation, data.test)] == [4500, 500, 1000]
+
+
+def test_titles_tell_the_size() -> None:
+    assert described("digits5k") == "digits5k (3,200 training images)"
+    for data in (digits(), image_stand_in()):
+        assert described(data.name) == f"{data.name} ({len(data.train.x):,} training images)"
 
 
 def test_constant_predictors() -> None:

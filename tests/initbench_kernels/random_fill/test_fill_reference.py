@@ -49,6 +49,27 @@ def test_stateless_and_plain_words_agree_for_one_key_and_for_many():
     assert torch.equal(one, other)
 
 
+@pytest.mark.parametrize("keys", [[], ["w"], ["w", 3, "layer.weight", 2**64 - 1]], ids=len)
+def test_many_keys_are_derived_as_one_by_one(keys):
+    seed = 2**63 + 5
+    assert reference.philox_keys(seed, keys) == [
+        high << 32 | low for low, high in (reference.philox_key(seed, key) for key in keys)
+    ]
+
+
+@needs_stateless
+def test_changed_private_uniform_is_noticed(monkeypatch):
+    def open_at_zero(out, pair):
+        torch.ops.aten._philox_uniform_.default(out, pair).add_(2.0**-25)
+
+    monkeypatch.setattr(bits, "stateless_uniform_", open_at_zero)
+    bits.has_stateless_uniform.cache_clear()
+    assert not bits.has_stateless_uniform(CPU)
+    monkeypatch.undo()
+    bits.has_stateless_uniform.cache_clear()
+    assert bits.has_stateless_uniform(CPU)
+
+
 def test_words_follow_from_the_key_and_the_position():
     seed, key = 2**63 + 5, "layer.weight"
     positions = torch.tensor([0, 1, 2, 3, 4, 5, 2**34 + 3, 2**33 * 4 + 1])

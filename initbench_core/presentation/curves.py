@@ -1,0 +1,82 @@
+"""Curves of the study: trials still unsolved, measurements beside theory, distributions, all by step or layer."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from initbench_core.presentation.plots import CYCLE, INK, band, label, theory
+from initbench_core.presentation.statistics import survival
+
+
+def survival_curves(
+    axes: Axes,
+    steps: Mapping[str, Sequence[float] | np.ndarray | pd.Series],
+    budget: float,
+    *,
+    unit: str = "steps",
+    colors: Mapping[str, str] | None = None,
+) -> None:
+    """Draw the fraction of trials still unsolved after so many steps (Kaplan-Meier), with a bar where one was given up.
+
+    Args:
+        axes: where to draw; the steps are on a log scale.
+        steps: steps to the target by configuration, one per trial; inf was not reached within the budget.
+        budget: of every trial; each curve ends there.
+        unit: "steps", "epochs" or "seconds".
+        colors: by configuration; None takes the cycle.
+    """
+    solved = [s for group in steps.values() for s in group if 0 < s <= budget]
+    start = min([*solved, budget]) / 2
+    for i, (name, group) in enumerate(steps.items()):
+        curve = survival(group, budget)
+        color = colors[name] if colors else CYCLE[i % len(CYCLE)]
+        at = np.r_[start, curve.steps[1:], max(budget, curve.steps[-1])]
+        left = np.r_[curve.unsolved, curve.unsolved[-1]]
+        # Curves that run together, as at 1, are told apart by a shift of less than a line's width.
+        left = left + 0.006 * (i - (len(steps) - 1) / 2)
+        reached = f"{len(group) - len(curve.censored)} of {len(group)}"
+        axes.plot(at, left, drawstyle="steps-post", color=color, label=f"{name} ({reached})")
+        if len(curve.censored):
+            axes.plot([curve.censored[-1]], [left[-1]], marker="|", ms=11, mew=2.2, color=color, clip_on=False)
+    axes.set(xscale="log", xlim=(start, budget), ylim=(-0.03, 1.03))
+    label(axes, x=f"{unit} (the budget ends at the right)", y="fraction of seeds still short of the target")
+
+
+def by_layer(
+    axes: Axes, measured: pd.DataFrame, *, name: str, color: str, predicted: Sequence[float] | np.ndarray | None = None
+) -> None:
+    """Draw a positive quantity by layer on a log scale, mean and band, and theory's value dashed over it.
+
+    Args:
+        axes: where to draw.
+        measured: columns "layer" and "value", a row per layer and seed.
+        name: of the configuration, for the legend.
+        color: of the measured line.
+        predicted: theory's value at each layer that `measured` has, in ascending order; None draws none.
+    """
+    band(axes, measured, "layer", name=name, log=True, color=color)
+    if predicted is not None:
+        theory(axes, np.sort(measured["layer"].unique()), predicted, name="")
+    axes.set_yscale("log")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def theory_in_legend(axes: Axes, name: str = "theory") -> None:
+    """Add one entry for all dashed lines of the axes."""
+    axes.plot([], [], color=INK, linestyle=(0, (4, 2)), linewidth=1.2, label=name)
+
+
+def distributions_by_layer(axes: Axes, quantiles: pd.DataFrame, *, color: str) -> None:
+    """Draw how entries spread at each layer: bands from 5% to 95% and from 25% to 75%, and the median.
+
+    Args:
+        axes: where to draw.
+        quantiles: a row per layer, columns 0.05, 0.25, 0.5, 0.75, 0.95.
+        color: of the bands.
+    """
+    for low, high, alpha in ((0.05, 0.95, 0.25), (0.25, 0.75, 0.5)):
+        axes.fill_between(quantiles.index, quantiles[low], quantiles[high], color=color, alpha=alpha, lw=0)
+    axes.plot(quantiles.index, quantiles[0.5], color=INK, lw=1.0)

@@ -1,0 +1,42 @@
+"""The story: what initialization does, what BatchNorm adds, where BatchNorm does not help.
+
+An experiment tells its part by `claims(records)`; each claim stands in the report with its number, interval and theory,
+all made from the records.
+"""
+
+from dataclasses import dataclass
+
+from initbench_core.presentation.statistics import Interval, RestrictedMean
+
+CHAPTERS = {
+    "initialization": "What initialization does",
+    "batch_norm_adds": "What BatchNorm adds",
+    "batch_norm_does_not_help": "Where BatchNorm does not help",
+}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim with its number.
+
+    Attributes:
+        chapter: a key of `CHAPTERS`.
+        sentence: the claim in words, with what the number is and on what data, as "He's weights without BatchNorm
+            train at depth 20 on digits5k (3,200 training images): fraction of seeds".
+        measured: the number with its 95% interval, from the records: `statistics.interval`, `wilson`,
+            `bootstrap_ratio` or `restricted_mean`.
+        n: repetitions behind it.
+        theory: what theory says the number is, or what a source reports in words; None where neither says anything.
+        form: how numbers are written.
+    """
+
+    chapter: str
+    sentence: str
+    measured: Interval | RestrictedMean
+    n: int
+    theory: float | str | None = None
+    form: str = ".3g"
+
+    def __post_init__(self) -> None:
+        if self.chapter not in CHAPTERS:
+            raise ValueError(f"no chapter {self.chapter!r}: choose from {', '.join(CHAPTERS)}")

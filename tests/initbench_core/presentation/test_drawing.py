@@ -1,0 +1,87 @@
+"""Maps and curves: what is drawn is what was given, rendered once each."""
+
+import io
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from initbench_core.presentation.curves import by_layer, distributions_by_layer, survival_curves, theory_in_legend
+from initbench_core.presentation.maps import outcome_map, value_map
+from initbench_core.presentation.plots import CYCLE, OUTCOME_STYLE, outcome_legend, panels, style
+
+INITS, DEPTHS = ("normal(0.01)", "kaiming_normal"), (2, 20, 100)
+
+
+def rendered(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def test_outcome_map_splits_a_cell_among_its_outcomes() -> None:
+    with style():
+        figure, axes = panels(1, 1, title="outcomes")
+        cells = {(i, d): ["trained"] * 3 + ["diverged"] for i in INITS for d in DEPTHS[:2]}
+        outcome_map(axes, cells, INITS, DEPTHS, dict.fromkeys(cells, "0.31"))
+        outcome_legend(axes, ["trained", "diverged"])
+        assert len(rendered(figure)) > 5000
+    widths = {p.get_facecolor()[:3]: p.get_width() for p in axes.patches if p.get_width() > 0}
+    assert sorted(widths.values()) == pytest.approx([0.96 / 4, 0.96 * 3 / 4])
+    assert len(widths) == 2 < len(OUTCOME_STYLE)
+    # What was not run has no text.
+    assert len(axes.texts) == 4
+
+
+def test_value_map_hatches_what_was_never_reached() -> None:
+    with style():
+        figure, axes = panels(1, 1, title="steps")
+        values = {("normal(0.01)", 2): math.inf, ("kaiming_normal", 2): 100.0, ("kaiming_normal", 20): 3000.0}
+        value_map(axes, values, INITS, DEPTHS, {c: f"{v:.0f}" for c, v in values.items()}, limits=(100, 3000))
+        assert len(rendered(figure)) > 5000
+    hatched, fast, slow = axes.patches
+    assert hatched.get_hatch() == "///"
+    assert sum(fast.get_facecolor()[:3]) < sum(slow.get_facecolor()[:3])
+    # White on dark, black on light.
+    assert [t.get_color() for t in axes.texts][1:] == ["white", "black"]
+
+
+def test_survival_curves_end_at_the_budget_with_a_mark() -> None:
+    with style():
+        figure, axes = panels(1, 1, title="survival")
+        survival_curves(axes, {"none": [400, math.inf, math.inf], "BatchNorm": [50, 60, 80]}, 1000)
+        axes.legend()
+        assert len(rendered(figure)) > 5000
+    curves = {line.get_label(): line for line in axes.lines if not str(line.get_label()).startswith("_")}
+    assert set(curves) == {"none (1 of 3)", "BatchNorm (3 of 3)"}
+    assert all(line.get_xdata()[-1] == 1000 for line in curves.values())
+    assert curves["none (1 of 3)"].get_ydata()[-1] == pytest.approx(2 / 3, abs=0.01)
+    assert [line.get_marker() for line in axes.lines].count("|") == 1
+
+
+def test_by_layer_draws_theory_dashed_over_the_measurement() -> None:
+    layers = np.tile(np.arange(1, 6), 3)
+    measured = pd.DataFrame({"layer": layers, "value": 2.0**layers * np.repeat([0.9, 1.0, 1.1], 5)})
+    with style():
+        figure, axes = panels(1, 1, title="by layer")
+        by_layer(axes, measured, name="He", color=CYCLE[0], predicted=2.0 ** np.arange(1, 6))
+        theory_in_legend(axes)
+        axes.legend()
+        assert len(rendered(figure)) > 5000
+    drawn, predicted, _ = axes.lines
+    assert drawn.get_color() == CYCLE[0]
+    assert predicted.is_dashed()
+    np.testing.assert_allclose(drawn.get_ydata(), predicted.get_ydata(), rtol=0.01)
+    assert axes.get_yscale() == "log"
+
+
+def test_distributions_by_layer_draw_two_bands() -> None:
+    entries = np.random.default_rng(0).normal(size=(1000, 4)) * np.arange(1, 5)
+    quantiles = pd.DataFrame({q: np.quantile(entries, q, axis=0) for q in (0.05, 0.25, 0.5, 0.75, 0.95)}, [1, 2, 3, 4])
+    with style():
+        figure, axes = panels(1, 1, title="distributions")
+        distributions_by_layer(axes, quantiles, color=CYCLE[0])
+        assert len(rendered(figure)) > 5000
+    assert len(axes.collections) == 2

@@ -1,0 +1,123 @@
+"""Statistics: textbook values, curves worked out by hand, and how often the intervals cover the truth."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from initbench_core.presentation.statistics import (
+    Interval,
+    bootstrap_ratio,
+    is_parity,
+    ratio_text,
+    restricted_mean,
+    separation,
+    survival,
+    verdict,
+    wilson,
+)
+from tests import tolerances
+
+
+@pytest.mark.parametrize(
+    ("successes", "n", "low", "high"),
+    # Newcombe 1998, "Two-sided confidence intervals for the single proportion", table I, method 3.
+    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
+)
+def test_wilson_is_the_textbooks(successes: int, n: int, low: float, high: float) -> None:
+    found = wilson(successes, n)
+    assert found.center == successes / n
+    assert found[1:] == pytest.approx((low, high), abs=tolerances.PRINTED_FOUR)
+
+
+def test_wilson_of_nothing_is_nan() -> None:
+    assert all(math.isnan(v) for v in wilson(0, 0))
+
+
+def test_survival_by_hand() -> None:
+    """Solved at 1, 3, 3 and 5; given up at 2 and at 6: the factors are 5/6, 2/4 and 1/2."""
+    curve = survival([1, math.inf, 3, 3, 5, math.inf], [9, 2, 9, 9, 9, 6])
+    assert dict(zip(curve.steps, curve.unsolved, strict=True)) == pytest.approx(
+        {0: 1, 1: 5 / 6, 2: 5 / 6, 3: 5 / 12, 5: 5 / 24, 6: 5 / 24}
+    )
+    assert curve.censored.tolist() == [2, 6]
+
+
+def test_survival_of_the_unsolved_and_the_solved() -> None:
+    never = survival([math.inf, math.inf], 100)
+    assert never.unsolved.tolist() == [1, 1]
+    assert survival([4.0], 100).unsolved.tolist() == [1, 0]
+    with pytest.raises(ValueError, match="needs trials"):
+        survival([], 100)
+
+
+def test_a_censored_trial_counts_as_the_budget() -> None:
+    found = restricted_mean([10, 20, math.inf, 40], budget=100)
+    assert (found.center, found.reached, found.n) == (42.5, 3, 4)
+    assert 10 <= found.low < 42.5 < found.high <= 100
+    assert f"{found:.0f}".startswith("at least 42")
+    with pytest.raises(ValueError, match="inf where it was not reached"):
+        restricted_mean([1, math.nan], budget=100)
+
+
+def test_degenerate_repetitions() -> None:
+    """One has no interval; equal ones have one without width."""
+    assert math.isnan(restricted_mean([10], 100).low)
+    assert restricted_mean([10, 10, 10], 100)[:3] == (10, 10, 10)
+    assert bootstrap_ratio([6, 6], [2, 2]) == pytest.approx((3, 3, 3))
+    assert math.isnan(bootstrap_ratio([6], [2]).high)
+    assert math.isnan(bootstrap_ratio([math.nan], [2]).center)
+
+
+def test_ratio_is_paired_and_geometric() -> None:
+    """Seeds differ by four decades, pairs by 2 exactly."""
+    seeds = np.array([1e-2, 1, 1e2])
+    assert bootstrap_ratio(2 * seeds, seeds) == pytest.approx((2, 2, 2))
+    assert bootstrap_ratio([1, 100], [1, 1]).center == pytest.approx(10)
+
+
+def test_ratio_of_censored_steps_needs_the_budget() -> None:
+    with pytest.raises(ValueError, match="give the budget"):
+        bootstrap_ratio([math.inf, 10], [5, 5])
+    assert bootstrap_ratio([math.inf, 50], [10, 20], budget=100).center == 5
+    with pytest.raises(ValueError, match="positive"):
+        bootstrap_ratio([0, 1], [1, 1])
+
+
+@pytest.mark.parametrize("n", [5, 12])
+def test_intervals_cover_the_truth(n: int) -> None:
+    """At 5 seeds too, where a plain percentile interval covers only 85%."""
+    generator = np.random.default_rng(0)
+    trials, ratios, means = 200, 0, 0
+    for _ in range(trials):
+        seed = generator.normal(size=n)
+        low, high = bootstrap_ratio(
+            np.exp(seed + 0.7 + 0.3 * generator.normal(size=n)), np.exp(seed + 0.3 * generator.normal(size=n))
+        )[1:]
+        ratios += low <= math.exp(0.7) <= high
+        low, high = restricted_mean(100 + 10 * generator.normal(size=n), budget=1e9)[1:3]
+        means += low <= 100 <= high
+    for hits in (ratios, means):
+        assert abs(hits / trials - 0.95) < tolerances.COVERAGE
+
+
+def test_verdicts_and_parity() -> None:
+    assert verdict([1.0, 1.1, 0.9]) == "decided"
+    assert verdict([1.0, -1.1, 0.9]) == "not decided"
+    assert verdict([1.0]) == "not decided"
+    assert not is_parity(Interval(1.2, 1.1, 1.3))
+    assert is_parity(Interval(1.02, 0.98, 1.05))
+    assert is_parity(Interval(1.02, math.nan, math.nan))
+    assert ratio_text(Interval(1.02, 0.98, 1.05)) == "parity (95% 0.98 to 1.05)"
+    assert ratio_text(Interval(1.2, 1.1, 1.3)) == "1.20 (95% 1.10 to 1.30)"
+    assert ratio_text(Interval(1.2, math.nan, math.nan)) == "1.20 (no interval)"
+
+
+def test_separation_says_yes_and_no() -> None:
+    seeds = np.exp(np.random.default_rng(0).normal(size=(6, 2)))
+    frame = pd.DataFrame({"he": seeds[:, 0], "twice": 2 * seeds[:, 0], "noise": seeds[:, 0] * seeds[:, 1]})
+    table = separation(frame, "he").set_index("configuration")
+    assert table["separated"].to_dict() == {"twice": "yes", "noise": "no"}
+    assert table.loc["twice", "ratio to he"] == pytest.approx(2)
+    assert separation(frame[:1], "he")["separated"].tolist() == ["no interval"] * 2
