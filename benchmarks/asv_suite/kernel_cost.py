@@ -27,6 +27,8 @@ BACKWARD_BUILDS = (
     "dx-rows_411_unaligned-bf16",
     "dx-planes_7x7-bf16",
 )
+FILL_BUILDS = ("random_fill",)
+FILL_RUNS = ("random_fill-one_tensor", "random_fill-many_tensors")
 EVALUATION_RUNS = ("forward_eval-rows_64", "forward_eval-planes_7x7", "backward_eval-rows_64")
 TRAINING_RUNS = (
     "forward_train-rows_3",
@@ -118,6 +120,13 @@ class BackwardBuilds(_Builds):
         return compiled(BACKWARD_BUILDS)
 
 
+class FillBuilds(_Builds):
+    params = (FILL_BUILDS, TARGETS)
+
+    def setup_cache(self) -> Costs:
+        return compiled(FILL_BUILDS)
+
+
 class _Traffic:
     """Launches and bytes of whole passes, in bfloat16."""
 
@@ -150,3 +159,10 @@ class EvaluationTraffic(_Traffic):
 
     def setup_cache(self) -> Costs:
         return counted(EVALUATION_RUNS)
+
+
+class FillTraffic(_Traffic):
+    params = (FILL_RUNS,)
+
+    def setup_cache(self) -> Costs:
+        return counted(FILL_RUNS)
