@@ -53,13 +53,57 @@ def run(
     checkpoints: Annotated[
         Path | None, typer.Option(help="Folder for checkpoints.", show_default="OUT/checkpoints")
     ] = None,
-    tensorboard: Annotated[Path | None, typer.Option(help="Folder for TensorBoard event files of trainings.")] = None,
+    tensorboard: Annotated[
+        Path | None,
+        typer.Option(help="Folder for TensorBoard event files of trainings; with it seeds are trained one by one."),
+    ] = None,
+    jobs: Annotated[
+        str,
+        typer.Option(
+            help="Worker processes; auto is one per core. Threads are shared among them. Experiments that measure "
+            "times run alone, with all threads."
+        ),
+    ] = "1",
+    trial_timeout: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001, help="Seconds after which a trial counts as failed and its process is killed.", show_default="no"
+        ),
+    ] = None,
+    retries: Annotated[int, typer.Option(min=0, help="How often to try a trial again whose process was lost.")] = 1,
+    executor: Annotated[str, typer.Option(help="local, or ray for a Ray cluster.")] = "local",
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="HOST:PORT of the Ray cluster's head, or auto; run this on one of its machines.",
+            show_default="a cluster of this machine alone",
+        ),
+    ] = None,
+    cpus_per_trial: Annotated[int, typer.Option(min=1, help="Ray: cores of a trial, and its threads.")] = 1,
+    gpus_per_trial: Annotated[
+        float, typer.Option(min=0.0, help="Ray: GPUs of a trial; 0.25 puts four trials on each.")
+    ] = 0.0,
 ) -> None:
     """Run experiments, record every trial, draw the figures and write the report.
 
-    An interrupted run continues where it stopped when the same command is given again.
+    An interrupted run continues where it stopped when the same command is given again. A trial that raises, hangs,
+    crashes or runs out of memory is recorded as failed, and the others run; the same command tries it again.
+
+    Exit codes: 0 all is recorded, 2 an argument, a file or the data must be put right, 3 some trials failed,
+    130 interrupted, 143 terminated.
     """
     chosen = [Experiment(name) for name in experiments or names()]
+    from initbench_core.execution.options import Options, read_jobs
+
+    options = Options(
+        jobs=read_jobs(jobs),
+        timeout=trial_timeout,
+        retries=retries,
+        executor=executor,
+        address=address,
+        cpus_per_trial=cpus_per_trial,
+        gpus_per_trial=gpus_per_trial,
+    )
     from initbench_core.runner import run_experiments
 
     run_experiments(
@@ -73,6 +117,7 @@ def run(
         download=download,
         checkpoints=checkpoints,
         tensorboard=tensorboard,
+        options=options,
     )
 
 

@@ -1,11 +1,14 @@
 """The main job: run experiments into a results folder, draw them, report them."""
 
 from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 from initbench_core import environment
 from initbench_core.errors import MissingDataError, TrialsFailedError, UserError
-from initbench_core.execution.in_process import InProcessExecutor
+from initbench_core.execution.options import Options
+from initbench_core.execution.place import Place, Places
 from initbench_core.experiments import Experiment
 from initbench_core.presentation.progress import Progress
 from initbench_core.presentation.report import draw_figures, write_report
@@ -29,69 +32,49 @@ def run_experiments(
     download: bool = False,
     checkpoints: Path | None = None,
     tensorboard: Path | None = None,
+    options: Options | None = None,
 ) -> None:
     """Run `experiments` and leave records, figures and the report in `out`; arguments as the command line's.
 
     Raises:
         UserError: an argument that cannot be met (before anything is measured), data or a checkpoint that cannot be
             read, or a refusal to write.
+        TrialsFailedError: all ran, and some trials failed.
     """
     _check(profile, device, data_dir, download)
-    device = environment.choose_device(device)
-    folder = ResultsFolder(out)
-    folder.prepare()
-    for extra in (checkpoints, tensorboard):
-        if extra is not None:
-            make_folder(extra)
-    with folder.lock(), Progress(len(experiments)) as progress:
+    options = options or Options()
+    progress = Progress(len(experiments))
+    with closing(Places(options, device, progress.within_trial)) as places:
+        where = [places.alone if experiment.timed else places.shared for experiment in experiments]
+        folder = ResultsFolder(out)
+        folder.prepare()
+        for extra in (checkpoints, tensorboard):
+            if extra is not None:
+                make_folder(extra)
         setting = Setting(
             profile=profile,
             seeds=seeds or SEEDS[profile],
-            device=device,
             data=DataSource(data_dir, download),
             strict_checkpoints=checkpoints is not None,
             tensorboard=tensorboard,
         )
-        described = environment.describe(device)
+        if checkpoints is None and options.executor == "local":
+            # Where trials run on other machines, only the user knows of a folder that all of them have.
+            checkpoints = folder.checkpoints
         missing: list[str] = []
         failed: list[str] = []
-        for experiment in experiments:
-            configs = experiment.grid(setting)
-            name = RunName(experiment.name, profile, environment.device_slug(device))
-            data = sorted({config.data for config in configs if hasattr(config, "data")})
-            records = RecordFile(
-                folder.records(name),
-                environment.identity(described, experiment.source, data, folder.token()),
-                {
-                    "profile": profile,
-                    "seeds": setting.seeds,
-                    "trials": len(configs),
-                    "data": data,
-                    "environment": described,
-                },
-                fresh=fresh,
-            )
-            progress.start(experiment.name, len(configs), sum(is_recorded(experiment, c, records) for c in configs))
-            try:
-                sweep(
-                    experiment,
-                    configs,
-                    setting,
-                    records,
-                    executor=InProcessExecutor(progress.within_trial),
-                    checkpoints=checkpoints or folder.checkpoints,
-                    on_trial=progress.at_trial,
-                )
-            except MissingDataError as error:
-                missing.append(f"{experiment.name}: {error}")
-                progress.finish([*records.warnings, str(error)], [])
-                continue
-            if records.failed:
-                failed.append(f"{len(records.failed)} of {experiment.name}")
-            progress.finish(records.warnings, draw_figures(folder, [experiment.name], Experiment))
-        if len(missing) == len(experiments):
-            raise UserError("; ".join(missing))
-        report = write_report(folder, Experiment)
+        with folder.lock(), progress:
+            for experiment, place in zip(experiments, where, strict=True):
+                try:
+                    records = _run(experiment, place, folder, setting, options, progress, checkpoints, fresh=fresh)
+                except MissingDataError as error:
+                    missing.append(f"{experiment.name}: {error}")
+                    continue
+                if records.failed:
+                    failed.append(f"{len(records.failed)} of {experiment.name}")
+            if len(missing) == len(experiments):
+                raise UserError("; ".join(missing))
+            report = write_report(folder, Experiment)
     print(f"Records: {folder.runs}/*.jsonl\nFigures: {folder.figures}/*.png\nReport:  {report}")
     if missing:
         ran = f"all but {len(missing)} of {len(experiments)} experiments ran"
@@ -100,6 +83,57 @@ def run_experiments(
         raise TrialsFailedError(
             f"trials failed: {', '.join(failed)}; {report} says why, and the same command tries them again"
         )
+
+
+def _run(
+    experiment: Experiment,
+    place: Place,
+    folder: ResultsFolder,
+    setting: Setting,
+    options: Options,
+    progress: Progress,
+    checkpoints: Path | None,
+    *,
+    fresh: bool,
+) -> RecordFile:
+    """Run one experiment and draw it.
+
+    Raises:
+        MissingDataError: it has no data; the bar is closed.
+    """
+    setting = replace(setting, device=place.device)
+    configs = experiment.grid(setting)
+    data = sorted({config.data for config in configs if hasattr(config, "data")})
+    records = RecordFile(
+        folder.records(RunName(experiment.name, setting.profile, place.device_slug)),
+        environment.identity(place.environment, experiment.source, data, folder.token()),
+        {
+            "profile": setting.profile,
+            "seeds": setting.seeds,
+            "trials": len(configs),
+            "data": data,
+            "environment": place.environment,
+        },
+        fresh=fresh,
+    )
+    progress.start(experiment.name, len(configs), sum(is_recorded(experiment, c, records) for c in configs))
+    try:
+        sweep(
+            experiment,
+            configs,
+            replace(setting, data=setting.data.fetch(data)),
+            records,
+            executor=place.executor,
+            checkpoints=checkpoints,
+            timeout=options.timeout,
+            retries=options.retries,
+            on_trial=progress.at_trial,
+        )
+    except MissingDataError as error:
+        progress.finish([*records.warnings, str(error)], [])
+        raise
+    progress.finish(records.warnings, draw_figures(folder, [experiment.name], Experiment))
+    return records
 
 
 def _check(profile: str, device: str, data_dir: Path | None, download: bool) -> None:

@@ -19,12 +19,12 @@ ALLOWED: dict[str, set[str]] = {
     "records": set(),
     "environment": set(),
     "presentation": {"records", "measurement"},
-    "execution": {"records"},
+    "execution": {"records", "environment"},
     "training": {"networks", "records", "execution"},
     "experiments": {"training", "networks", "measurement", "records", "presentation"},
     "checks": {"environment", "networks", "measurement", "presentation"},
     "runner": {"experiments", "execution", "presentation", "records", "training", "environment"},
-    "cli": {"experiments", "presentation", "records", "runner"},
+    "cli": {"execution", "experiments", "presentation", "records", "runner"},
     "__main__": {"cli"},
 }
 

@@ -1,9 +1,11 @@
 """Jobs in this very process, one after the other."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
 
-from initbench_core.errors import UserError
-from initbench_core.execution.job import Done, Job, Progress, T, failure_of
+from initbench_core.execution.job import Done, Job, Progress, T
+from initbench_core.execution.task import Task, attempt
 
 
 class InProcessExecutor:
@@ -16,15 +18,10 @@ class InProcessExecutor:
     def run(self, jobs: Sequence[Job[T]], *, timeout: float | None, retries: int) -> Iterator[Done[T]]:
         """Run `jobs` in order; see `Executor`. Time limits cannot be kept, and no process is lost but this one."""
         for index, job in enumerate(jobs):
-            yield self._run(index, job)
+            yield Task(index, job).end(*attempt(job, partial(self._tell, job)))
 
-    def _run(self, index: int, job: Job[T]) -> Done[T]:
-        try:
-            return Done(index, job(lambda fraction: self.on_progress(fraction * job.trials)))
-        except UserError:
-            raise
-        except Exception as error:
-            return Done(index, failure=failure_of(error))
+    def _tell(self, job: Job[Any], fraction: float) -> None:
+        self.on_progress(fraction * job.trials)
 
     def close(self) -> None:
         """There is nothing to end."""

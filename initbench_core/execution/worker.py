@@ -4,7 +4,6 @@ It ends with its driver, whatever happens to either: a thread waits for the pipe
 group, so that what a job has started goes too.
 """
 
-import ctypes
 import os
 import pickle
 import queue
@@ -15,15 +14,14 @@ import time
 from multiprocessing.connection import Connection
 from typing import Any
 
-from initbench_core.errors import UserError
 from initbench_core.execution.job import failure_of
+from initbench_core.execution.task import attempt
 
 PROGRESS_INTERVAL = 0.5  # seconds between messages
 
 
 def main(descriptor: int) -> None:
     """Serve the pipe of this descriptor until it closes."""
-    _die_with_parent()
     driver = Connection(descriptor)
     jobs: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(driver, jobs), daemon=True).start()
@@ -46,13 +44,11 @@ def _run(pickled: bytes, driver: Connection) -> tuple[str, Any]:
 
     try:
         job = pickle.loads(pickled)
-        # All that takes long before the job's own time is over: the interpreter's start, and the imports.
-        driver.send(("started", None))
-        return "done", job(progress)
-    except UserError as error:
-        return "refused", error
     except Exception as error:
         return "failed", failure_of(error)
+    # All that takes long before the job's own time is over: the interpreter's start, and the imports.
+    driver.send(("started", None))
+    return attempt(job, progress)
 
 
 def _receive(driver: Connection, jobs: "queue.SimpleQueue[bytes]") -> None:
@@ -61,12 +57,6 @@ def _receive(driver: Connection, jobs: "queue.SimpleQueue[bytes]") -> None:
             jobs.put(driver.recv_bytes())
     except (EOFError, OSError):
         os.killpg(os.getpgrp(), signal.SIGKILL)
-
-
-def _die_with_parent() -> None:
-    """Ask Linux for SIGKILL when the parent dies: the thread cannot act while a job keeps the interpreter's lock."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1: PR_SET_PDEATHSIG
 
 
 if __name__ == "__main__":

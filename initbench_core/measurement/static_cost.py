@@ -94,7 +94,7 @@ def compile_for(build: Build, target: str) -> Any:
         },
     )
     # Triton 3.9 warns where fusion of multiply and add is left to its default, which this is.
-    options = {"num_warps": build.num_warps, "enable_fp_fusion": True} | build.options
+    options = {"num_warps": build.threads // TARGETS[target][2], "enable_fp_fusion": True} | build.options
     return triton.compile(source, target=GPUTarget(*TARGETS[target]), options=options)
 
 
@@ -135,7 +135,6 @@ def cost_of(build: Build, target: str) -> StaticCost:
         triton.CompilationError, subprocess.CalledProcessError: the kernel does not compile.
     """
     compiled = compile_for(build, target)
-    threads = build.num_warps * TARGETS[target][2]
     if TARGETS[target][0] == "cuda":
         text = _cuobjdump(compiled.asm["cubin"])
         registers, spill_bytes = _search(r"REG:(\d+)", text), _search(r"STACK:(\d+)", text)
@@ -146,8 +145,8 @@ def cost_of(build: Build, target: str) -> StaticCost:
         spill_bytes = _search(r"\.private_segment_fixed_size:\s+(\d+)", text)
         loads, stores = _amd_accesses(text, "load"), _amd_accesses(text, "store")
     # A thread cannot access more at a time than its share of the tile.
-    bits = min(build.access_bits, build.tile_bits // threads)
-    per_tensor = build.tile_bits // (threads * bits)
+    bits = min(build.access_bits, build.tile_bits // build.threads)
+    per_tensor = build.tile_bits // (build.threads * bits)
     return StaticCost(
         kernel=build.kernel.__name__,
         name=build.name,

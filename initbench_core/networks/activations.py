@@ -8,6 +8,9 @@ from torch import nn
 
 LEAKY_SLOPE = 0.01  # nn.LeakyReLU's default
 
+# What bounded activations approach: there they are saturated, and their slope is gone.
+ASYMPTOTES = {"tanh": (-1.0, 1.0), "sigmoid": (0.0, 1.0)}
+
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "linear": lambda z: z,
     "relu": torch.relu,
@@ -24,6 +27,8 @@ ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 class Activation(nn.Module):
     """An activation of the table as a layer."""
 
+    works_on_any_shape = True
+
     def __init__(self, name: str) -> None:
         super().__init__()
         self.name = name
@@ -36,3 +41,8 @@ class Activation(nn.Module):
     def extra_repr(self) -> str:
         """Show the activation's name in the module's representation."""
         return self.name
+
+
+def is_relu(layer: nn.Module) -> bool:
+    """Tell whether a layer is a ReLU, ours or torch's."""
+    return type(layer) is nn.ReLU or (isinstance(layer, Activation) and layer.name == "relu")

@@ -82,6 +82,8 @@ class ResidualBlock(nn.Module):
     front of each activation it grows linearly with depth instead.
     """
 
+    works_on_any_shape = True
+
     def __init__(self, width: int, activation: str, norm: str) -> None:
         super().__init__()
         layers: list[nn.Module] = []

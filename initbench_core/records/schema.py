@@ -18,6 +18,9 @@ READABLE = (1, 2)
 
 Scalar = float | int | str | bool | None
 
+# Units of what is read off a clock.
+TIME_UNITS = ("s", "samples/s")
+
 
 @dataclass(frozen=True)
 class Measurement:
@@ -39,6 +42,11 @@ class Measurement:
         for axis, coordinates in self.axes.items():
             if len(coordinates) != len(self.values):
                 raise ValueError(f"{self.metric}: {len(self.values)} values but {len(coordinates)} along {axis!r}")
+
+    @property
+    def is_time(self) -> bool:
+        """Whether it is read off a clock, and so differs between two runs of one training."""
+        return self.unit in TIME_UNITS
 
 
 def scalar(metric: str, unit: str, value: float) -> Measurement:
@@ -98,7 +106,7 @@ class Record:
         identity: fingerprint of environment and code (`environment.identity`).
         measurements: what was measured.
         outcome: how its training ended; None where nothing was trained.
-        seconds: wall time of the trial, the only field that differs between repetitions.
+        seconds: wall time of the trial; it and measurements that are times differ between repetitions.
         notes: what a reader must know, as a restart from a damaged checkpoint.
         failure: why there are no measurements; None for a finished trial.
     """

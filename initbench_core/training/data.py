@@ -6,7 +6,7 @@ its size, for titles.
 
 import functools
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -134,6 +134,18 @@ class DataSource:
 
     def _has(self, *parts: str) -> bool:
         return self.folder is not None and (self.download or self.folder.joinpath(*parts).is_dir())
+
+    def fetch(self, names: Iterable[str]) -> "DataSource":
+        """Download the data sets of these names here, once, and return a source that no longer needs to.
+
+        Raises:
+            MissingDataError: one could not be fetched.
+        """
+        if not self.download:
+            return self
+        for name in names:
+            self.load(name)
+        return DataSource(self.folder)
 
     def load(self, name: str) -> Data:
         """Return a data set by name.

@@ -27,6 +27,22 @@ def loss_of(prediction: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return F.mse_loss(prediction, y) if y.is_floating_point() else F.cross_entropy(prediction, y)
 
 
+def losses_of(predictions: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Return `loss_of` of several networks at once.
+
+    Args:
+        predictions: [S, N, K], logits or real values.
+        y: their targets, [S, N] int64 or [S, N, K].
+
+    Returns:
+        The mean loss of each network, [S].
+    """
+    if y.is_floating_point():
+        return (predictions - y).square().mean(dim=(1, 2))
+    losses = F.cross_entropy(predictions.reshape(-1, predictions.shape[2]), y.reshape(-1), reduction="none")
+    return losses.view(y.shape).mean(dim=1)
+
+
 def loss_unit(y: torch.Tensor) -> str:
     """Return the unit of `loss_of`: "nats" for classes, "squared error" for real targets."""
     return "squared error" if y.is_floating_point() else "nats"
@@ -35,6 +51,11 @@ def loss_unit(y: torch.Tensor) -> str:
 def constant_loss(y: torch.Tensor) -> float:
     """Return the loss of the best predictor that ignores its input: variance of `y`, or entropy of its classes."""
     return y.double().var(unbiased=False).item() if y.is_floating_point() else class_entropy(y.cpu())
+
+
+def constant_accuracy(y: torch.Tensor) -> float:
+    """Return the accuracy of the best predictor that ignores its input: the frequency of the largest class of `y`."""
+    return float(torch.bincount(y).max() / len(y))
 
 
 def least_squares_loss(split: Split) -> float:

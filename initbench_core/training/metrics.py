@@ -1,10 +1,11 @@
 """Metrics: one decorated function each, with its unit. The loop and the probes find them in `METRICS`.
 
-A metric sees one of three things: a "prediction" beside its target, a "model" whose gradients have just been computed,
-or a layer's "tensor" (activations or their gradients, in float64).
+A metric sees one of four things: a "prediction" beside its target, a "model" whose gradients have just been computed,
+an "update" (all parameters before and after a step), or a layer's "tensor" (activations or their gradients, in
+float64).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +36,11 @@ def metric(unit: str, *, of: str) -> Callable[[Callable[..., Any]], Callable[...
     return enter
 
 
+def names_of(kind: str, names: Sequence[str]) -> list[str]:
+    """Return those of `names` that are metrics of a kind, as "model"."""
+    return [name for name in names if METRICS[name].of == kind]
+
+
 @metric("fraction", of="prediction")
 def accuracy(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Fraction of rows of `prediction` [N, K] whose largest entry is at `target` [N]."""
@@ -46,6 +52,24 @@ def gradient_norm(model: nn.Module) -> torch.Tensor:
     """Euclidean norm of all gradients together, before clipping."""
     gradients = [p.grad.detach() for p in model.parameters() if p.grad is not None]
     return nn.utils.get_total_norm(gradients)
+
+
+@metric("1", of="model")
+def first_last_gradient_ratio(model: nn.Module) -> torch.Tensor:
+    """Root mean square of the first weight's gradient over that of the last: 1 where gradients keep their scale.
+
+    Weights are the parameters of two or more dimensions. In float64: squares of small gradients leave float32.
+    """
+    gradients = [p.grad.detach().double() for p in model.parameters() if p.dim() > 1 and p.grad is not None]
+    first, last = (g.square().mean().sqrt() for g in (gradients[0], gradients[-1]))
+    return first / last
+
+
+@metric("1", of="update")
+def update_ratio(before: Sequence[torch.Tensor], after: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Euclidean norm of what a step changed over that of the parameters before it."""
+    change = nn.utils.get_total_norm([new.detach() - old for old, new in zip(before, after, strict=True)])
+    return change / nn.utils.get_total_norm(before)
 
 
 @metric("1", of="tensor")
@@ -70,3 +94,20 @@ def second_moment(tensor: torch.Tensor) -> torch.Tensor:
 def dead_fraction(tensor: torch.Tensor) -> torch.Tensor:
     """Fraction of units (columns of [N, units]) that are 0 on the whole batch."""
     return (tensor == 0).all(dim=0).double().mean()
+
+
+@metric("fraction", of="tensor")
+def always_on_fraction(tensor: torch.Tensor) -> torch.Tensor:
+    """Fraction of units (columns of [N, units]) that are positive on the whole batch: a ReLU there is linear."""
+    return (tensor > 0).all(dim=0).double().mean()
+
+
+@metric("1", of="tensor")
+def mean_cosine(tensor: torch.Tensor) -> torch.Tensor:
+    """Mean cosine between the representations of two inputs (rows of [N, units]), over all pairs; rows of 0 give nan.
+
+    Near 1 the network tells its inputs apart no more.
+    """
+    unit = tensor / tensor.norm(dim=1, keepdim=True)
+    samples = len(tensor)
+    return (unit.sum(dim=0).square().sum() - samples) / (samples * (samples - 1))

@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from initbench_core.execution.job import Executor, Progress
 from initbench_core.records.schema import Emission, Failure, Measurement, Note, Outcome, Record, trial_key
 from initbench_core.records.store import RecordFile
 from initbench_core.training import checkpoint
+from initbench_core.training.seeding import seed_generators
 from initbench_core.training.setting import Setting
 
 
@@ -73,9 +73,7 @@ class Cell:
 
 def run_trial(experiment: Experiment, config: Any, setting: Setting, identity: str) -> Record:
     """Run one trial and return its record; torch's generators are seeded with the configuration's seed first."""
-    seed = getattr(config, "seed", 0)
-    random.seed(seed)
-    torch.manual_seed(seed)
+    seed_generators(getattr(config, "seed", 0))
     started = time.perf_counter()
     record = _record(experiment, config, identity, experiment.run(config, setting))
     return dataclasses.replace(record, seconds=time.perf_counter() - started)

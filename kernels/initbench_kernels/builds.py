@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 
 @dataclass(frozen=True)
 class Build:
@@ -18,7 +20,7 @@ class Build:
         arguments: run-time arguments and their Triton types ("*bf16", "i32", "fp32"), in any order. Pointers are taken
             to be 16-byte aligned, as the allocator's are.
         constants: compile-time arguments; a pointer that is None belongs here.
-        num_warps: warps per program.
+        threads: per program.
         tile_bits: bits of one tensor that one program moves in one step of its loop.
         tile_loads: how many tensors it loads so.
         tile_stores: how many tensors it stores so.
@@ -30,12 +32,17 @@ class Build:
     name: str
     arguments: dict[str, str]
     constants: dict[str, Any]
-    num_warps: int
+    threads: int
     tile_bits: int
     tile_loads: int
     tile_stores: int
     access_bits: int
     options: dict[str, Any] = field(default_factory=dict)
+
+
+def warp_size() -> int:
+    """Return the threads of a warp on the devices that this PyTorch is built for."""
+    return 64 if torch.version.hip else 32
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from initbench_kernels.batch_norm_relu.fwd_kernels import (
 )
 from initbench_kernels.batch_norm_relu.layout import Layout, layout_of
 from initbench_kernels.batch_norm_relu.tiling import MIN_ELEMENTS, Tiling, tiling_of
+from initbench_kernels.builds import warp_size
 
 
 class Tile(NamedTuple):
@@ -27,12 +28,12 @@ class Tile(NamedTuple):
 
     Attributes:
         num_bytes: size of a tile of the input.
-        num_warps: warps per program.
+        threads: per program; warps follow from the device, whose warps are of 32 (NVIDIA) or 64 threads (AMD).
         programs: programs per multiprocessor that a grid aims at.
     """
 
     num_bytes: int
-    num_warps: int
+    threads: int
     programs: int
 
 
@@ -40,14 +41,14 @@ class Tile(NamedTuple):
 # register counts of offline builds (sm_80 to sm_100, 2026-11); not yet timed on any device. "wide" serves tensors
 # whose rows and channel blocks are multiples of 4 elements; elsewhere every element has an address in registers.
 TILES = {
-    ("fwd_stats", "wide"): Tile(num_bytes=8192, num_warps=8, programs=4),
-    ("fwd_stats", "narrow"): Tile(num_bytes=2048, num_warps=8, programs=4),
-    ("fwd_normalize", "wide"): Tile(num_bytes=8192, num_warps=8, programs=4),
-    ("fwd_normalize", "narrow"): Tile(num_bytes=4096, num_warps=8, programs=4),
-    ("bwd_reduce", "wide"): Tile(num_bytes=4096, num_warps=8, programs=4),
-    ("bwd_reduce", "narrow"): Tile(num_bytes=2048, num_warps=8, programs=4),
-    ("bwd_dx", "wide"): Tile(num_bytes=8192, num_warps=8, programs=4),
-    ("bwd_dx", "narrow"): Tile(num_bytes=4096, num_warps=8, programs=4),
+    ("fwd_stats", "wide"): Tile(num_bytes=8192, threads=256, programs=4),
+    ("fwd_stats", "narrow"): Tile(num_bytes=2048, threads=256, programs=4),
+    ("fwd_normalize", "wide"): Tile(num_bytes=8192, threads=256, programs=4),
+    ("fwd_normalize", "narrow"): Tile(num_bytes=4096, threads=256, programs=4),
+    ("bwd_reduce", "wide"): Tile(num_bytes=4096, threads=256, programs=4),
+    ("bwd_reduce", "narrow"): Tile(num_bytes=2048, threads=256, programs=4),
+    ("bwd_dx", "wide"): Tile(num_bytes=8192, threads=256, programs=4),
+    ("bwd_dx", "narrow"): Tile(num_bytes=4096, threads=256, programs=4),
 }
 
 # What the interpreter pretends to run on: enough for several splits of small tensors.
@@ -126,7 +127,7 @@ def choose(name: str, layout: Layout, itemsize: int) -> tuple[Tile, Tiling]:
 def _plan(name: str, layout: Layout, itemsize: int, device: torch.device, merged: bool) -> _Plan:
     tile, tiling = choose(name, layout, itemsize)
     splits, tiles_per_program = tiling.split(tile.programs * _multiprocessors(device), merged=merged)
-    return _Plan(tiling, splits, tiles_per_program, tile.num_warps)
+    return _Plan(tiling, splits, tiles_per_program, tile.threads // warp_size())
 
 
 def forward(

@@ -1,5 +1,7 @@
 """`BatchNormReLU1d/2d/3d`: nn.BatchNorm1d/2d/3d with the ReLU that follows it (and a residual before that)."""
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from initbench_kernels.batch_norm_relu.function import apply_triton, choose_backend, eager_tail
@@ -33,14 +35,28 @@ class _BatchNormReLU(nn.modules.batchnorm._BatchNorm):
         name = choose_backend(
             self.backend, input, residual, affine, running, training=use_batch, momentum=0.0, eps=self.eps
         )
-        if name == "eager":
-            return eager_tail(super().forward(input), residual)
         batches = self.num_batches_tracked if self.training and self.track_running_stats else None
+        if name == "eager":
+            if self.momentum is None and batches is not None and torch.compiler.is_compiling():
+                return eager_tail(self._cumulative(input, batches), residual)
+            return eager_tail(super().forward(input), residual)
         # PyTorch's rule where there is no counter to average by.
         momentum = 0.0 if self.momentum is None and batches is None else self.momentum
         return apply_triton(
             input, residual, affine, running, batches, training=use_batch, momentum=momentum, eps=self.eps
         )
+
+    def _cumulative(self, input: Tensor, batches: Tensor) -> Tensor:
+        """As PyTorch's forward pass for momentum None, but without its float(batches), which breaks a graph in two."""
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        batches.add_(1)
+        mean, var = torch.zeros_like(self.running_mean), torch.ones_like(self.running_var)
+        y = F.batch_norm(input, mean, var, self.weight, self.bias, True, 1.0, self.eps)
+        share = batches.to(mean.dtype).reciprocal()
+        self.running_mean.lerp_(mean, share)
+        self.running_var.lerp_(var, share)
+        return y
 
 
 class BatchNormReLU1d(_BatchNormReLU, nn.BatchNorm1d):

@@ -50,7 +50,7 @@ def _build(label: str, kernel: Any, choice: tuple[launch.Tile, Tiling], dtype: s
         name=f"{label}-{dtype}",
         arguments=arguments,
         constants=launch.constants_of(tiling) | absent | constants,
-        num_warps=tile.num_warps,
+        threads=tile.threads,
         tile_bits=tiling.block_n * tiling.block_l * BITS[dtype],
         tile_loads=tensors[0],
         tile_stores=tensors[1],

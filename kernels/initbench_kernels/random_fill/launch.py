@@ -4,12 +4,13 @@ from array import array
 
 import torch
 
+from initbench_kernels.builds import warp_size
 from initbench_kernels.random_fill import table
 from initbench_kernels.random_fill.kernels import random_fill_kernel
 from initbench_kernels.random_fill.layout import Region
 
-# Values per program and warps. Chosen from registers and store width of sm_90 binaries; not timed on a GPU yet.
-BLOCK, NUM_WARPS = 1024, 8
+# Values and threads per program. Chosen from registers and store width of sm_90 binaries; not timed on a GPU yet.
+BLOCK, THREADS = 1024, 256
 
 # A fused multiply-add rounds once where the specification rounds twice.
 OPTIONS = {"enable_fp_fusion": False}
@@ -71,7 +72,7 @@ class Table:
                 _signed32(seed & 0xFFFFFFFF),
                 _signed32(seed >> 32),
                 BLOCK=self._block,
-                num_warps=NUM_WARPS,
+                num_warps=THREADS // warp_size(),
                 **OPTIONS,
             )
         for tensor, stand_in in self._copies:

@@ -7,7 +7,7 @@ import torch
 
 from initbench_kernels.builds import Build, Run
 from initbench_kernels.random_fill.kernels import random_fill_kernel
-from initbench_kernels.random_fill.launch import BLOCK, NUM_WARPS, OPTIONS
+from initbench_kernels.random_fill.launch import BLOCK, OPTIONS, THREADS
 from initbench_kernels.random_fill.plan import fill_
 from initbench_kernels.random_fill.rows import Fill
 
@@ -19,7 +19,7 @@ def builds() -> Iterator[Build]:
         name="random_fill",
         arguments={"table_ptr": "*i64", "row_of_block_ptr": "*i32", "seed_low": "i32", "seed_high": "i32"},
         constants={"BLOCK": BLOCK},
-        num_warps=NUM_WARPS,
+        threads=THREADS,
         tile_bits=BLOCK * 32,
         tile_loads=0,
         tile_stores=1,

@@ -117,12 +117,13 @@ def test_empty_batch() -> None:
             torch.testing.assert_close(actual, wanted, equal_nan=True)
 
 
-def test_compile_fullgraph() -> None:
-    """The eager backend compiles in one graph, buffers updated."""
-    plain, module = nn.BatchNorm2d(4), initbench_kernels.BatchNormReLU2d(4)
+@pytest.mark.parametrize("momentum", [0.1, None], ids=["moving", "cumulative"])
+def test_compile_fullgraph(momentum: float | None) -> None:
+    """The eager backend compiles in one graph, buffers updated; PyTorch's own cumulative average would break it."""
+    plain, module = nn.BatchNorm2d(4, momentum=momentum), initbench_kernels.BatchNormReLU2d(4, momentum=momentum)
     compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
-    x = torch.randn(3, 4, 5, 5)
-    torch.testing.assert_close(compiled(x, x), (plain(x) + x).relu())
+    for x in torch.randn(3, 3, 4, 5, 5):
+        torch.testing.assert_close(compiled(x, x), (plain(x) + x).relu())
     for wanted, actual in zip(plain.buffers(), module.buffers(), strict=True):
         torch.testing.assert_close(actual, wanted)
 

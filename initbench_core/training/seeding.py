@@ -1,0 +1,24 @@
+"""What a trial draws depends on its seed alone, whether it runs by itself or with others."""
+
+import random
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+
+T = TypeVar("T")
+
+
+def seed_generators(seed: int) -> None:
+    """Seed the global generators of Python and torch."""
+    random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def seeded(build: Callable[..., T], config: Any, *args: Any) -> T:
+    """Return `build(config, *args)` with the global generators seeded by the configuration's seed, 0 where it has none.
+
+    A trial that is run by itself begins the same way, so several of them built in a row draw the same weights.
+    """
+    seed_generators(getattr(config, "seed", 0))
+    return build(config, *args)
