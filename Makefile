@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
-.PHONY: run test lint bench gpu-check clean
+.PHONY: run test lint bench asv gpu-check clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/run.stamp
@@ -20,6 +20,10 @@ lint: $(VENV)/dev.stamp
 
 bench: $(VENV)/bench.stamp
 	$(BIN)/python -m pytest --benchmark-only
+
+# The current commit, saved in results/asv; the working tree's changes are not in it.
+asv: $(VENV)/bench.stamp
+	$(BIN)/asv run
 
 gpu-check: $(VENV)/test.stamp
 	$(BIN)/python -m initbench_core.checks.gpu
@@ -43,7 +47,7 @@ $(VENV)/test.stamp: $(VENV)/run.stamp
 	@touch $@
 
 $(VENV)/bench.stamp: $(VENV)/run.stamp
-	$(PIP) --editable ".[test,bench]"
+	$(PIP) --editable ".[test]"
 	@touch $@
 
 $(VENV)/dev.stamp: $(VENV)/run.stamp
