@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constr
 .DELETE_ON_ERROR:
 
 run: $(VENV)/run.stamp
-	$(BIN)/initbench run --profile quick
+	$(BIN)/initbench run --profile quick --jobs auto
 
 test: $(VENV)/test.stamp
 	$(BIN)/python -m pytest
@@ -18,11 +18,11 @@ lint: $(VENV)/dev.stamp
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(VENV)/bench.stamp
+bench: $(VENV)/test.stamp
 	$(BIN)/python -m pytest --benchmark-only
 
 # The current commit, saved in results/asv; the working tree's changes are not in it.
-asv: $(VENV)/bench.stamp
+asv: $(VENV)/test.stamp
 	$(BIN)/asv run
 
 gpu-check: $(VENV)/test.stamp
@@ -43,10 +43,6 @@ $(VENV)/run.stamp: pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@
 
 $(VENV)/test.stamp: $(VENV)/run.stamp
-	$(PIP) --editable ".[test]"
-	@touch $@
-
-$(VENV)/bench.stamp: $(VENV)/run.stamp
 	$(PIP) --editable ".[test]"
 	@touch $@
 
