@@ -28,7 +28,7 @@ from torch import nn
 from initbench_core.networks import theory
 from initbench_core.networks.activations import Activation
 from initbench_core.networks.gains import exact_gain
-from initbench_core.networks.initializers import initialize_layers_
+from initbench_core.networks.initializers import initialize_layers_, scale_weights_
 from initbench_core.networks.models import mlp
 from initbench_core.presentation import plots
 from initbench_core.presentation.curves import distributions_by_layer
@@ -85,10 +85,7 @@ def run(config: Config, setting: Setting) -> Iterator[Emission]:
         *mlp(inputs, config.width, config.depth, outputs, activation=config.activation, norm=config.norm),
     ).to(setting.device)
     initialize_layers_(model, "kaiming_normal", nonlinearity="linear")
-    with torch.no_grad():
-        for layer in model.modules():
-            if isinstance(layer, nn.Linear):
-                layer.weight *= exact_gain(config.activation)
+    scale_weights_(model, exact_gain(config.activation))
     layers = [m for m in model if isinstance(m, Activation)]
     if data is None:
         x = torch.randn(config.batch, config.width, device=setting.device)

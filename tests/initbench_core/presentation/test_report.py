@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 
 from initbench_core.errors import UserError
 from initbench_core.presentation import page, plots
-from initbench_core.presentation.report import draw_figures, write_report
+from initbench_core.presentation.figures import draw_figures
+from initbench_core.presentation.report import write_report
 from initbench_core.presentation.section import collect
 from initbench_core.presentation.statistics import Interval
 from initbench_core.presentation.story import Claim
