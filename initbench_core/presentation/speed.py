@@ -15,7 +15,7 @@ from initbench_core.presentation.statistics import Interval, is_parity, ratio_te
 from initbench_core.records.schema import Measurement, Scalar
 
 
-def measurement(pass_name: str, times: Mapping[str, Sequence[float]]) -> Measurement:
+def measurement(pass_name: str, times: Mapping[str, Sequence[float]], metric: str = "time") -> Measurement:
     """Return samples in milliseconds by implementation, equally many of each, as one measurement."""
     (rounds,) = {len(samples) for samples in times.values()}
     axes: dict[str, Sequence[Scalar]] = {
@@ -23,7 +23,7 @@ def measurement(pass_name: str, times: Mapping[str, Sequence[float]]) -> Measure
         "implementation": [name for name in times for _ in range(rounds)],
         "round": list(range(rounds)) * len(times),
     }
-    return Measurement("time", "ms", [value for samples in times.values() for value in samples], axes)
+    return Measurement(metric, "ms", [value for samples in times.values() for value in samples], axes)
 
 
 def by_implementation(metric: str, unit: str, values: Mapping[str, float]) -> Measurement:
