@@ -48,11 +48,17 @@ def speedups(samples: pd.DataFrame, baseline: str) -> pd.DataFrame:
             if name not in (baseline, COPY) and baseline in rounds:
                 ratio = estimate(rounds[baseline] / rounds[name])
                 found = Interval(ratio.median, ratio.low, ratio.high)
-                verdict = "parity" if is_parity(found) else "faster" if found.center > 1 else "slower"
-                row |= {"speed-up": ratio.median, "low": ratio.low, "high": ratio.high, "verdict": verdict}
+                row |= {"speed-up": ratio.median, "low": ratio.low, "high": ratio.high, "verdict": verdict(found)}
             rows.append(row)
     columns = ["case", "pass", "implementation", "ms", "ms low", "ms high", "speed-up", "low", "high", "verdict"]
     return pd.DataFrame(rows, columns=[*columns, "rounds"])
+
+
+def verdict(speedup: Interval) -> str:
+    """Return "faster", "slower", or "parity" where the interval includes 1."""
+    if is_parity(speedup):
+        return "parity"
+    return "faster" if speedup.center > 1 else "slower"
 
 
 def geometric_mean(ratios: pd.Series, weights: pd.Series | None = None) -> float:
