@@ -58,8 +58,6 @@ SAMPLE_STD_RELATIVE = 0.027
 # Float64 orthogonal matrices rounded to float32: sums of 30 products with an error of 6e-8 each, at a gain^2 of 2.8.
 ORTHOGONAL_ABSOLUTE = 3e-6
 
-
-
 # One network in a stack of several against the same network alone: float32 sums in another order, amplified over a
 # few dozen steps of training. Measured up to 2e-6.
 TOGETHER_RELATIVE = 1e-4

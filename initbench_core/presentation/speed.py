@@ -15,7 +15,7 @@ from initbench_core.presentation.statistics import Interval, is_parity, ratio_te
 from initbench_core.records.schema import Measurement, Scalar
 
 
-def measurement(pass_name: str, times: Mapping[str, Sequence[float]]) -> Measurement:
+def measurement(pass_name: str, times: Mapping[str, Sequence[float]], metric: str = "time") -> Measurement:
     """Return samples in milliseconds by implementation, equally many of each, as one measurement."""
     (rounds,) = {len(samples) for samples in times.values()}
     axes: dict[str, Sequence[Scalar]] = {
@@ -23,7 +23,7 @@ def measurement(pass_name: str, times: Mapping[str, Sequence[float]]) -> Measure
         "implementation": [name for name in times for _ in range(rounds)],
         "round": list(range(rounds)) * len(times),
     }
-    return Measurement("time", "ms", [value for samples in times.values() for value in samples], axes)
+    return Measurement(metric, "ms", [value for samples in times.values() for value in samples], axes)
 
 
 def by_implementation(metric: str, unit: str, values: Mapping[str, float]) -> Measurement:
@@ -48,11 +48,17 @@ def speedups(samples: pd.DataFrame, baseline: str) -> pd.DataFrame:
             if name not in (baseline, COPY) and baseline in rounds:
                 ratio = estimate(rounds[baseline] / rounds[name])
                 found = Interval(ratio.median, ratio.low, ratio.high)
-                verdict = "parity" if is_parity(found) else "faster" if found.center > 1 else "slower"
-                row |= {"speed-up": ratio.median, "low": ratio.low, "high": ratio.high, "verdict": verdict}
+                row |= {"speed-up": ratio.median, "low": ratio.low, "high": ratio.high, "verdict": verdict(found)}
             rows.append(row)
     columns = ["case", "pass", "implementation", "ms", "ms low", "ms high", "speed-up", "low", "high", "verdict"]
     return pd.DataFrame(rows, columns=[*columns, "rounds"])
+
+
+def verdict(speedup: Interval) -> str:
+    """Return "faster", "slower", or "parity" where the interval includes 1."""
+    if is_parity(speedup):
+        return "parity"
+    return "faster" if speedup.center > 1 else "slower"
 
 
 def geometric_mean(ratios: pd.Series, weights: pd.Series | None = None) -> float:
@@ -70,3 +76,33 @@ def tally(rows: pd.DataFrame) -> str:
     counts = rows["verdict"].value_counts()
     words = {"faster": "faster", "parity": "at parity", "slower": "slower"}
     return ", ".join(f"{counts[verdict]} {word}" for verdict, word in words.items() if verdict in counts)
+
+
+def summary(
+    rows: pd.DataFrame, titles: Mapping[str, str], passes: Mapping[str, str], left_out: Mapping[str, str]
+) -> pd.DataFrame:
+    """Return the speed-ups of `speedups` in a row per implementation and a column per pass.
+
+    Args:
+        rows: as `speedups` returns them.
+        titles: by implementation, in the order of the rows; the baseline has speed-up 1 by definition and no row.
+        passes: column names by pass.
+        left_out: why an implementation was not measured.
+    """
+    table = []
+    for name, title in titles.items():
+        own = rows[(rows["implementation"] == name) & rows["speed-up"].notna()]
+        if own.empty and name not in left_out:
+            continue
+        line = {"implementation": title}
+        for pass_name, column in passes.items():
+            part = own[own["pass"] == pass_name]["speed-up"]
+            if len(part):
+                line[column] = f"{geometric_mean(part):.2f} ({part.min():.2f} to {part.max():.2f})"
+        if own.empty:
+            line["shapes"] = f"not measured: {left_out[name]}"
+        else:
+            line["shapes"] = str(own["case"].nunique())
+        table.append(line)
+    columns = [column for column in passes.values() if any(column in line for line in table)]
+    return pd.DataFrame(table, columns=["implementation", *columns, "shapes"])
