@@ -150,10 +150,10 @@ def findings(records: Sequence[Record]) -> Iterator[str]:
         steps = [restricted_mean(arms[init, norm]["steps_to_target"], budget) for norm in NAMES]
         gain = arms[init, "before"]["test_accuracy"] - arms[init, "none"]["test_accuracy"]
         parts.append(
-            f"from {init} {steps[0]:.0f} steps without BatchNorm, {steps[1]:.0f} with it; its test accuracy changes by "
+            f"from {init} {steps[0]:.0f} without BatchNorm, {steps[1]:.0f} with it, which changes the test accuracy by "
             f"{spread(gain, form='+.3f')}, {verdict(gain)}"
         )
-    yield f"Sigmoid, 3 layers, on {data}, to {TARGET:.0%}: {'; '.join(parts)}."
+    yield f"Steps of a 3-layer sigmoid network to {TARGET:.0%} on {data}: {'; '.join(parts)}."
     wander = {norm: spread(values, form=".2f") for norm, values in _wander(records).items()}
     yield (
         f"Over {records[0].config['epochs']} epochs the median input of a unit of the last hidden layer wanders by "
@@ -197,7 +197,7 @@ def figures(records: Sequence[Record]) -> Mapping[str, Figure]:
             plots.band(axes[0], arm, "epoch", name=f"{init}, {NAMES[norm]}", color=color, ls=dashes)
     plots.label(axes[0], x="epoch", y="validation accuracy", title="learning")
     axes[0].set_ylim(0, 1)
-    axes[0].legend(loc="lower right", fontsize=8)
+    axes[0].legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2, fontsize=8)
     units = tidy([r for r in records if r.config["followed"]])
     for panel, (norm, name) in zip(axes[1:], NAMES.items(), strict=True):
         unit = units[(units["metric"] == "unit_input") & (units["norm"] == norm)]

@@ -32,7 +32,7 @@ def outcome_maps(cells: Mapping[Key, pd.DataFrame], inits: Sequence[str], title:
         outcomes = {(init, depth): list(c["outcome"]) for (depth, init, p), c in cells.items() if p == place}
         text = {key: f"{names.count('trained')}/{len(names)}" for key, names in outcomes.items()}
         outcome_map(panel, outcomes, inits, depths, text)
-        plots.label(panel, x="hidden layers (in the cell: seeds trained)", y="", title=PLACES[place])
+        plots.label(panel, x="hidden layers (blank: not run)", y="", title=PLACES[place])
     plots.outcome_legend(axes[-1], [name for cell in cells.values() for name in cell["outcome"]])
     return figure
 
@@ -71,7 +71,7 @@ def propagation(frame: pd.DataFrame, inits: Sequence[str], title: str) -> Figure
         inits: initializers in the order of colours.
         title: of the figure.
     """
-    figure, axes = plots.panels(2, len(PLACES), title=title, width=12.0, height=2.8, sharex=True, sharey="row")
+    figure, axes = plots.panels(2, len(PLACES), title=title, width=12.0, height=2.8, sharex=True)
     for row, metric in zip(axes, ("second_moment", "gradient_second_moment"), strict=True):
         for panel, place in zip(row, PLACES, strict=True):
             for color, init in zip(plots.CYCLE, inits, strict=False):
@@ -105,9 +105,13 @@ def curves(frame: pd.DataFrame, inits: Sequence[str], title: str) -> Figure:
         for panel, place in zip(row, PLACES, strict=True):
             for color, init in zip(plots.CYCLE, inits, strict=False):
                 arm = frame[(frame["init"] == init) & (frame["norm"] == place) & (frame["metric"] == metric)]
-                plots.band(panel, arm, axis, name=init, log=metric == "train_loss", color=color)
+                # Dashed, so that a line beneath shows.
+                dashes = "--" if init.startswith("normal(") else "-"
+                plots.band(panel, arm, axis, name=init, log=metric == "train_loss", color=color, ls=dashes)
+                if len(arm) and metric == "train_loss" and set(arm["outcome"]) == {"diverged"}:
+                    plots.mark_diverged(panel, arm["first_bad_step"].min(), f"{init} diverges")
             plots.label(panel, x=axis, y="", title=PLACES[place] if metric == "train_loss" else "")
-    axes[0, 0].set(yscale="log", ylim=(0.1, 10), ylabel="training loss (nats)")
+    axes[0, 0].set(yscale="log", ylim=(0.1, 20), ylabel="training loss (nats)")
     axes[1, 0].set(ylim=(0, 1), ylabel="validation accuracy")
     handles, names = axes[0, 1].get_legend_handles_labels()
     axes[0, -1].legend(handles, names, loc="upper left", bbox_to_anchor=(1.0, 1.0))
