@@ -14,6 +14,7 @@ from initbench_core.execution.job import Done
 from initbench_core.execution.place import Survey
 from initbench_core.execution.ray_cluster import RayExecutor, check_answer, slots
 from tests.initbench_core.execution.jobs import Allocate, Die, Hang, Raise, Say, are_gone, read_pids
+from tests.initbench_core.training.test_sweep import check_that_a_kill_costs_nothing
 
 ROOT = Path(__file__).parents[3]
 
@@ -51,6 +52,10 @@ def test_faults_cost_their_own_job_alone(executor: RayExecutor, tmp_path: Path) 
     said = [done.result for done in ended.values() if isinstance(done.result, tuple)]
     assert os.getpid() not in {pid for _, pid, _ in said}
     assert {threads for _, _, threads in said} == {"1"}
+
+
+def test_a_worker_killed_in_mid_trial_loses_nothing_and_repeats_nothing(executor: RayExecutor, tmp_path: Path) -> None:
+    check_that_a_kill_costs_nothing(executor, tmp_path)
 
 
 def test_what_the_user_must_resolve_ends_the_run_and_the_other_jobs(executor: RayExecutor, tmp_path: Path) -> None:
