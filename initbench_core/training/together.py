@@ -7,7 +7,6 @@ leaves the stack, and the NaN of one never touches another.
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from math import nan
 from typing import Any
 
@@ -22,7 +21,6 @@ from initbench_core.training.metrics import METRICS, names_of
 from initbench_core.training.recipe import Recipe
 from initbench_core.training.seeding import seeded
 from initbench_core.training.setting import Setting
-from initbench_core.training.tensorboard import scalar_writer
 from initbench_core.training.trial_log import TrialLog, batch_bounds, batch_order
 
 Prepare = Callable[[Any, Setting], tuple[nn.Module, Data, Recipe]]
@@ -41,7 +39,7 @@ def train_together(
         data: as in `train`, the same for all.
         recipe: as in `train`, the same for all; `plateau_patience` and `keep_checkpoint` are for single trainings.
         seeds: one for each model.
-        setting: device, backend, progress; TensorBoard files go into a folder for each seed.
+        setting: device and progress; checkpoints and TensorBoard files are for single trainings.
 
     Raises:
         ValueError: networks or a recipe that cannot be trained together; nothing has been trained.
@@ -88,19 +86,12 @@ class _Together:
         self.momenta = [torch.zeros_like(p) for p in self.parameters]
 
     def run(self) -> list[list[Emission]]:
-        with ExitStack() as files:
-            folder = self.setting.tensorboard
-            writers = [
-                files.enter_context(scalar_writer(folder / f"seed{seed}" if folder else None)) for seed in self.seeds
-            ]
-            for epoch in range(self.recipe.epochs):
-                if self.trials:
-                    self._train_epoch(epoch)
-                for trial in self._evaluate():
-                    for name, value in self.logs[trial].latest().items():
-                        writers[trial](name, value, epoch + 1)
+        for epoch in range(self.recipe.epochs):
+            if self.trials:
+                self._train_epoch(epoch)
+                self._evaluate()
                 self._retire([trial for trial in self.trials if self.logs[trial].must_stop()])
-                self.setting.progress((epoch + 1) / self.recipe.epochs)
+            self.setting.progress((epoch + 1) / self.recipe.epochs)
         self._retire(self.trials)
         return self._results()
 
@@ -167,16 +158,17 @@ class _Together:
                     before, after = ([tensor[position] for tensor in tensors] for tensors in (old, parameters))
                     self.logs[trial].record_step(name, float(METRICS[name].function(before, after)))
 
-    def _evaluate(self) -> list[int]:
-        """Score the validation split for the trials that are due, and return them; remember their best weights."""
-        due = [trial for trial in self.trials if self.logs[trial].evaluation_is_due()]
-        scores = _score(self.stack, self.data.validation) if due else []
-        for position, trial in enumerate(self.trials):
-            if trial in due:
-                is_best = self.logs[trial].evaluated(scores[position], self.recipe.lr)
+    def _evaluate(self) -> None:
+        """Score the validation split for the trials that are due; remember their best weights."""
+        due = [self.logs[trial].evaluation_is_due() for trial in self.trials]
+        if not any(due):
+            return
+        scores = _score(self.stack, self.data.validation)
+        for position, (trial, score) in enumerate(zip(self.trials, scores, strict=True)):
+            if due[position]:
+                is_best = self.logs[trial].evaluated(score, self.recipe.lr)
                 if is_best and self.recipe.early_stopping is not None:
                     self.stack.store(position, self.models[trial])
-        return due
 
     def _retire(self, finished: list[int]) -> torch.Tensor | None:
         """Hand the networks of finished trials back and drop them; return the positions that stay, None for all."""

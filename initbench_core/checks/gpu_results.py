@@ -1,0 +1,81 @@
+"""What the records of `gpu_check` say: as a table, as findings, and as a figure."""
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from initbench_core.checks.gpu_targets import judge
+from initbench_core.measurement.roofline import COPY, bandwidth_gbps, floor_ms
+from initbench_core.networks.implementations import BASELINE
+from initbench_core.presentation import gpu_check_figure, speed
+from initbench_core.presentation.story import Claim
+from initbench_core.records.frame import tidy
+from initbench_core.records.schema import Record
+
+NAME = "gpu_check"
+CLOCKS = {"time": "device", "wall_time": "host"}
+COLUMNS = (
+    "shape", "MB", "pass", "clock", "implementation", "ms", "ms low", "ms high", "GB/s", "time / floor", "speed-up",
+    "low", "high", "verdict", "rounds",
+)  # fmt: skip
+
+
+def rows(records: Sequence[Record]) -> pd.DataFrame:
+    """Return a row per shape, pass, clock ("device" or "host") and implementation, as `speed.speedups` with floors.
+
+    The copy is left out: bandwidth and floor are made of it.
+    """
+    found = []
+    for record in records:
+        frame = tidy([record]).assign(case=record.config["shape"])
+        size = int(frame[frame["metric"] == "size"]["value"].iloc[0])
+        for metric, clock in CLOCKS.items():
+            part = speed.speedups(frame[frame["metric"] == metric], BASELINE)
+            copies = part[part["implementation"] == COPY].set_index("pass")["ms"]
+            part = part[part["implementation"] != COPY].assign(MB=size / 1e6, clock=clock)
+            if clock == "device":
+                times = list(zip(part["pass"], part["ms"], strict=True))
+                part["GB/s"] = [bandwidth_gbps(name, size, ms) for name, ms in times]
+                part["time / floor"] = [ms / floor_ms(name, copies[name]) for name, ms in times]
+            found += part.rename(columns={"case": "shape"}).to_dict("records")
+    return pd.DataFrame(found, columns=list(COLUMNS))
+
+
+class GpuCheck:
+    """The check, as the report sees it; `experiments` describes each part."""
+
+    title = "The fused operator on a GPU: every pass of every implementation, beside a copy of the same bytes"
+    question = """Question: is the fused BatchNorm+ReLU right on this GPU, and how fast is it beside what else there is?
+
+Before anything is timed the GPU tests hold it against float64, and every implementation is checked on every shape.
+Then all implementations of a pass and a copy of the tensor take turns, each sample the median of what fits into some
+milliseconds, between events on the stream and with the L2 cache flushed; the wrapper's overhead is inside. "host"
+times are back-to-back calls by the host's clock. The floor is the copy's time for the bytes that a fused pass moves.
+Ratios are medians over rounds; one whose interval includes 1 is called parity.
+
+Expected: the targets that `initbench_core/checks/gpu_targets.py` names.
+Source: this project's own."""
+
+    def table(self, records: Sequence[Record]) -> pd.DataFrame:
+        """Return the times."""
+        return rows(records)
+
+    def findings(self, records: Sequence[Record]) -> list[str]:
+        """Return how many targets are met, each target, and what was not measured."""
+        targets = judge(rows(records))
+        met = sum(target.is_met for target in targets)
+        reasons = dict.fromkeys(note for record in records for note in record.notes)
+        return [
+            f"{met} of {len(targets)} targets are met.",
+            *(" ".join(str(target).split()) for target in targets),
+            f"Left out: {'; '.join(reasons) or 'nothing'}.",
+        ]
+
+    def claims(self, records: Sequence[Record]) -> list[Claim]:
+        """Return none: speed is no part of the story."""
+        return []
+
+    def figures(self, records: Sequence[Record]) -> Mapping[str, Figure]:
+        """Return how close every implementation comes to the floor."""
+        return {"floor": gpu_check_figure.draw(rows(records))}
