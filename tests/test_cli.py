@@ -99,7 +99,7 @@ def test_a_finished_run_is_not_repeated_but_fresh_is(call: Call, tmp_path: Path)
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("run", "toy_regresion"), "no experiment 'toy_regresion': choose from batch_norm_gradients"),
+        (("run", "toy_regresion"), "no experiment 'toy_regresion': choose from "),
         (("run", "../../etc/passwd"), "no experiment '../../etc/passwd'"),
         (("run", "x" * 300), "no experiment"),
         (("run", "overflow", "--profile", "fast"), "choose from smoke, quick, full"),
@@ -265,10 +265,12 @@ def test_an_interrupted_run_continues_where_it_stopped(tmp_path: Path, number: i
         assert len(keys) == len(set(keys)) == TRIALS
 
 
-def plain(path: Path) -> dict[str, object]:
+def untimed(path: Path) -> dict[str, str]:
     """Return all that a file of records holds, but for the times."""
-    bodies = map(json.loads, path.read_text().splitlines())
-    return {b["key"]: {k: v for k, v in b.items() if k not in ("crc", "seconds", "identity")} for b in bodies}
+    return {
+        record.key: repr((record.outcome, record.notes, [m for m in record.measurements if not m.is_time]))
+        for record in read(path).records
+    }
 
 
 def test_workers_record_what_one_process_does(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -283,7 +285,7 @@ def test_workers_record_what_one_process_does(call: Call, tmp_path: Path, monkey
         assert "all recorded already" in call(*arguments, tmp_path / "1", "--jobs", 2)[1]
     finally:
         torch.set_num_threads(threads)
-    one, two = (plain(tmp_path / str(jobs) / "runs" / "toy_regression-smoke-cpu.jsonl") for jobs in (1, 2))
+    one, two = (untimed(tmp_path / str(jobs) / "runs" / "toy_regression-smoke-cpu.jsonl") for jobs in (1, 2))
     assert one == two
     assert len(one) > 20
 
@@ -307,7 +309,7 @@ def test_trials_that_fail_are_named_and_tried_again(
     assert errors.count("\n") == 1
     assert f"trials failed: 2 of overflow; {tmp_path}/README.md says why" in errors
     assert "Records:" in output
-    report = (tmp_path / "README.md").read_text()
+    report = " ".join((tmp_path / "README.md").read_text().split())
     assert report.count("failed (raised, attempts 1): ValueError: no such precision") == 2
     before = records.read_bytes()
     for command in ("plot", "report"):
@@ -334,7 +336,7 @@ def test_edited_code_measures_anew_and_keeps_the_old_records(
     assert "earlier records of other code, data or another environment are now in" in output
     (older,) = (tmp_path / "runs" / "older").glob("*.jsonl")
     assert older.read_bytes() == before
-    assert plain(records) == plain(older)
+    assert untimed(records) == untimed(older)
 
 
 def test_missing_data_stops_one_experiment_not_the_others(
