@@ -1,5 +1,6 @@
 """The two commands that judge speed: what they say where they cannot measure, and what they count."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,8 @@ from initbench_core.checks.cpu import peak_activations
 from initbench_core.checks.gpu_targets import FEW, MANY, SMALL_SHAPE, summarize, times_of
 from initbench_core.measurement.roofline import FUSED_PASSES, floor_ms
 from initbench_core.measurement.shapes import Shape
+from initbench_core.measurement.workload import PASSES, Workload
+from initbench_core.networks.implementations import IMPLEMENTATIONS
 from initbench_core.presentation.gpu_check_figure import draw
 
 
@@ -75,6 +78,23 @@ def test_figure(tmp_path: Path) -> None:
     records = records_at(1.0, 2.0)[:-3]
     draw(records, times_of(records), environment, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_one_shape_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the CPU's tensors with an invented clock: a record per pass, an outcome for whoever cannot take part."""
+    rows = {name: row for name, row in IMPLEMENTATIONS.items() if not row.compiled}
+    monkeypatch.setattr(gpu_check, "IMPLEMENTATIONS", rows)
+    monkeypatch.setattr(gpu_check, "Workload", lambda shape, device: Workload(shape, "cpu"))
+    monkeypatch.setattr(gpu_check, "cuda_times_ms", lambda call: [1.0, float(call() is not None)])
+    monkeypatch.setattr(gpu_check, "cuda_wall_ms", lambda call: [2.0])
+    records = list(gpu_check.measure(Shape((8, 3))))
+    timed = {(r["implementation"], r["pass"]) for r in records if r["metric"] == "median_ms"}
+    outcomes = {r["implementation"]: r["outcome"] for r in records if r["metric"] == "outcome"}
+    assert {name for name, _ in timed} | set(outcomes) == {"copy", *rows}
+    assert {("copy", "copy"), *(("fused_eager", name) for name in PASSES)} <= timed
+    assert outcomes["apex"] == "needs a cuda device"
+    assert next(r["value"] for r in records if r["metric"] == "wall_ms") == 2.0
+    json.dumps(records, allow_nan=False)
 
 
 def test_autotuned_shapes_are_among_the_shapes() -> None:
