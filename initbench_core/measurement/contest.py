@@ -12,7 +12,7 @@ from torch import Tensor
 from initbench_core.measurement.memory import peak_bytes, saved_bytes
 from initbench_core.measurement.roofline import COPY
 from initbench_core.measurement.timing import estimate, paired_cuda_times_ms, paired_times_ms
-from initbench_core.measurement.workload import Workload, WrongResultError
+from initbench_core.measurement.workload import Workload
 from initbench_core.networks.implementations import (
     BASELINE,
     IMPLEMENTATIONS,
@@ -65,8 +65,8 @@ def admit(workload: Workload, *, compiled: Collection[str]) -> Contest:
             try:
                 seconds = _first_call_s(workload, row)
                 workload.check(row)
-            except (WrongResultError, RuntimeError) as error:
-                obstacle = str(error).splitlines()[0]
+            except Exception as error:  # whatever befalls one must not lose the others
+                obstacle = (str(error) or type(error).__name__).splitlines()[0]
         if obstacle is None:
             contest.first_call_s[name] = seconds
         else:
