@@ -1,4 +1,4 @@
-"""The command line: list, run, plot, report.
+"""The command line: list, run, plot, report, compare.
 
 torch and pandas are imported inside the commands, so that `--help` answers at once. What a user can put right ends in
 one line and exit code 2.
@@ -49,6 +49,13 @@ def run(
     out: Out = Path("results"),
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure anew what is recorded already.")] = False,
     data_dir: Annotated[Path | None, typer.Option(help="Folder with torchvision's MNIST or CIFAR-10.")] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            help="Images of the convergence study: digits5k, mnist or fashion_mnist.",
+            show_default="digits that are there",
+        ),
+    ] = None,
     download: Annotated[bool, typer.Option("--download", help="Fetch missing data sets into --data-dir.")] = False,
     checkpoints: Annotated[
         Path | None, typer.Option(help="Folder for checkpoints.", show_default="OUT/checkpoints")
@@ -114,6 +121,7 @@ def run(
         out=out,
         fresh=fresh,
         data_dir=data_dir,
+        dataset=dataset,
         download=download,
         checkpoints=checkpoints,
         tensorboard=tensorboard,
@@ -138,12 +146,40 @@ def plot(experiments: Names = None, out: Out = Path("results")) -> None:
 
 @app.command()
 def report(out: Out = Path("results")) -> None:
-    """Write the report, README.md, from the records and the figures."""
+    """Write the report, README.md and index.html, from the records and the figures."""
     from initbench_core.presentation.report import write_report
     from initbench_core.records.folder import ResultsFolder
 
     with ResultsFolder(out).existing() as folder:
-        typer.echo(write_report(folder, Experiment))
+        for path in write_report(folder, Experiment):
+            typer.echo(path)
+
+
+@app.command()
+def compare(
+    run_a: Annotated[str, typer.Argument(help="File of records, results folder, or name of a run in --out.")],
+    run_b: Annotated[str, typer.Argument(help="The same, later: what may have become worse.")],
+    out: Out = Path("results"),
+    min_difference: Annotated[
+        float, typer.Option(min=0.0, help="Smallest relative change of a noisy metric that matters.")
+    ] = 0.05,
+    across_machines: Annotated[
+        bool, typer.Option("--across-machines", help="Compare what does not depend on the machine.")
+    ] = False,
+    form: Annotated[str, typer.Option("--format", help="text, markdown or json.")] = "text",
+) -> None:
+    """Print what changed beyond noise between two runs; exit status 1 if anything became worse. Writes nothing."""
+    from initbench_core.comparison.changes import compare as find_changes
+    from initbench_core.comparison.show import FORMATS, show
+    from initbench_core.comparison.sources import pairs
+
+    if form not in FORMATS:
+        raise UserError(f"no format {form!r}: choose from {', '.join(FORMATS)}")
+    runs = pairs(run_a, run_b, out, across_machines=across_machines)
+    changes = find_changes(runs, min_difference=min_difference, across_machines=across_machines)
+    show(runs, changes, form)
+    if any(change.verdict == "worse" for change in changes):
+        raise typer.Exit(1)
 
 
 class _Terminated(BaseException):
@@ -157,13 +193,15 @@ def _terminate(signum: int, frame: FrameType | None) -> None:
 def main() -> int:
     """Run the command line and return its exit code.
 
-    0 (done), 2 (the user can put it right), 3 (some trials failed), 130 (interrupted) or 143 (terminated).
+    0 (done), 1 (`compare` found a regression), 2 (the user can put it right), 3 (some trials failed), 130 (interrupted)
+    or 143 (terminated).
     """
     signal.signal(signal.SIGTERM, _terminate)
     interrupted = "interrupted: finished trials are recorded; the same command (without --fresh) continues from there"
     try:
         # Some versions of typer return 130 for an interruption, others raise.
-        if app(standalone_mode=False) == 130:
+        code = app(standalone_mode=False)
+        if code == 130:
             return _say(interrupted, 130)
     except UserError as error:
         return _say(str(error), 2)
@@ -179,7 +217,7 @@ def main() -> int:
         return _say(
             "terminated: finished trials are recorded; the same command (without --fresh) continues from there", 143
         )
-    return 0
+    return code if isinstance(code, int) else 0
 
 
 def _say(message: str, code: int) -> int:

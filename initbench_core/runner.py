@@ -15,7 +15,7 @@ from initbench_core.presentation.report import draw_figures, write_report
 from initbench_core.records.files import make_folder
 from initbench_core.records.folder import ResultsFolder, RunName
 from initbench_core.records.store import RecordFile
-from initbench_core.training.data import DataSource
+from initbench_core.training.data import DATASETS, DataSource
 from initbench_core.training.setting import PROFILES, SEEDS, Setting
 from initbench_core.training.sweep import is_recorded, sweep
 
@@ -29,6 +29,7 @@ def run_experiments(
     out: Path,
     fresh: bool = False,
     data_dir: Path | None = None,
+    dataset: str | None = None,
     download: bool = False,
     checkpoints: Path | None = None,
     tensorboard: Path | None = None,
@@ -41,7 +42,8 @@ def run_experiments(
             read, or a refusal to write.
         TrialsFailedError: all ran, and some trials failed.
     """
-    _check(profile, device, data_dir, download)
+    data = DataSource(data_dir, download, dataset)
+    _check(profile, device, data)
     options = options or Options()
     progress = Progress(len(experiments))
     with closing(Places(options, device, progress.within_trial)) as places:
@@ -54,7 +56,7 @@ def run_experiments(
         setting = Setting(
             profile=profile,
             seeds=seeds or SEEDS[profile],
-            data=DataSource(data_dir, download),
+            data=data,
             strict_checkpoints=checkpoints is not None,
             tensorboard=tensorboard,
         )
@@ -74,14 +76,14 @@ def run_experiments(
                     failed.append(f"{len(records.failed)} of {experiment.name}")
             if len(missing) == len(experiments):
                 raise UserError("; ".join(missing))
-            report = write_report(folder, Experiment)
-    print(f"Records: {folder.runs}/*.jsonl\nFigures: {folder.figures}/*.png\nReport:  {report}")
+            readme, page = write_report(folder, Experiment)
+    print(f"Records: {folder.runs}/*.jsonl\nFigures: {folder.figures}/*.png\nReport:  {readme}, {page}")
     if missing:
         ran = f"all but {len(missing)} of {len(experiments)} experiments ran"
         raise UserError("; ".join([ran, *missing, *(f"trials failed: {trials}" for trials in failed)]))
     if failed:
         raise TrialsFailedError(
-            f"trials failed: {', '.join(failed)}; {report} says why, and the same command tries them again"
+            f"trials failed: {', '.join(failed)}; {readme} says why, and the same command tries them again"
         )
 
 
@@ -136,12 +138,16 @@ def _run(
     return records
 
 
-def _check(profile: str, device: str, data_dir: Path | None, download: bool) -> None:
+def _check(profile: str, device: str, data: DataSource) -> None:
     if profile not in PROFILES:
         raise UserError(f"no profile {profile!r}: choose from {', '.join(PROFILES)}")
     if device not in ("auto", "cpu", "cuda"):
         raise UserError(f"no device {device!r}: choose from auto, cpu, cuda")
-    if download and data_dir is None:
+    if data.dataset not in (None, *DATASETS):
+        raise UserError(f"no data set {data.dataset!r}: choose from {', '.join(DATASETS)}")
+    if data.folder is None and data.dataset in DATASETS[1:]:
+        raise UserError(f"--dataset {data.dataset} needs --data-dir, the folder it is in, or --download as well")
+    if data.download and data.folder is None:
         raise UserError("--download needs --data-dir, the folder to fetch data sets into")
-    if data_dir is not None and not download and not data_dir.is_dir():
-        raise UserError(f"--data-dir {data_dir} is no folder: name the one with the data sets, or add --download")
+    if data.folder is not None and not data.download and not data.folder.is_dir():
+        raise UserError(f"--data-dir {data.folder} is no folder: name the one with the data sets, or add --download")

@@ -19,12 +19,13 @@ ALLOWED: dict[str, set[str]] = {
     "records": set(),
     "environment": set(),
     "presentation": {"records", "measurement"},
+    "comparison": {"records", "presentation"},
     "execution": {"records", "environment"},
     "training": {"networks", "records", "execution"},
     "experiments": {"training", "networks", "measurement", "records", "presentation"},
     "checks": {"environment", "networks", "measurement", "presentation"},
     "runner": {"experiments", "execution", "presentation", "records", "training", "environment"},
-    "cli": {"execution", "experiments", "presentation", "records", "runner"},
+    "cli": {"comparison", "execution", "experiments", "presentation", "records", "runner"},
     "__main__": {"cli"},
 }
 

@@ -87,8 +87,3 @@ MEAN_FIELD = 0.03
 # (B - 2) / (B - 3) is for infinite width: at 512, batches of 8 and 16, measured up to 0.5% from it.
 SMALL_BATCH = 0.015
 
-# One network in a stack of several against the same network alone: float32 sums in another order, amplified over a
-# few dozen steps of training. Measured up to 2e-6.
-TOGETHER_RELATIVE = 1e-4
-TOGETHER_ABSOLUTE = 1e-6
-

@@ -13,6 +13,7 @@ It may define
 
 - `run_together(configs, setting)`: trials that differ in nothing but their seed in one go; entry i is what `run` would
   have yielded for configuration i;
+- `claims(records)`: its part of the report's story (`presentation.story`);
 - `TIMED = True`: its numbers are times, so that nothing else may run beside it.
 
 To add an experiment is to add its file: command line, smoke test, figures and report find it here.
@@ -21,7 +22,7 @@ To add an experiment is to add its file: command line, smoke test, figures and r
 import ast
 import importlib
 import inspect
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
+    from initbench_core.presentation.story import Claim
     from initbench_core.records.schema import Emission, Record
     from initbench_core.training.setting import Setting
 
@@ -106,6 +108,11 @@ class Experiment:
     def findings(self, records: "Sequence[Record]") -> list[str]:
         """Return what was found, one sentence each."""
         return list(self._module.findings(records))
+
+    def claims(self, records: "Sequence[Record]") -> "list[Claim]":
+        """Return its part of the story; empty if it tells none."""
+        claims: Callable[[Sequence[Record]], Iterable[Claim]] | None = getattr(self._module, "claims", None)
+        return list(claims(records)) if claims else []
 
     def figures(self, records: "Sequence[Record]") -> "Mapping[str, Figure]":
         """Return the figures by name."""

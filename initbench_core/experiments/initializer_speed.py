@@ -21,7 +21,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from initbench_core.measurement.timing import Estimate, estimate, paired_times_ms
+from initbench_core.measurement.timing import Estimate, default_algorithms, estimate, paired_times_ms
 from initbench_core.presentation import plots
 from initbench_core.records.schema import Emission, Measurement, Record, scalar
 from initbench_core.training.setting import Setting
@@ -73,13 +73,14 @@ def grid(setting: Setting) -> Iterator[Config]:
 
 def run(config: Config, setting: Setting) -> Iterator[Emission]:
     """Time the loop and the contender in turns."""
-    tensors = _tensors(config.workload, setting.device)
-    ours = _contender(tensors, config)
-    theirs = _loop(tensors, config.distribution)
+    tensors = workload_tensors(config.workload, setting.device)
+    ours = contender(tensors, config)
+    theirs = torch_loop(tensors, config.distribution)
     rounds = setting.pick(smoke=2, quick=5, full=20)
-    torch_ms, ours_ms = paired_times_ms(
-        _finished(theirs, setting.device), _finished(ours, setting.device), rounds=rounds, min_ms=1.0
-    )
+    with default_algorithms():
+        torch_ms, ours_ms = paired_times_ms(
+            _finished(theirs, setting.device), _finished(ours, setting.device), rounds=rounds, min_ms=1.0
+        )
     at = {"round": list(range(rounds))}
     yield Measurement("torch_ms", "ms", torch_ms.tolist(), at)
     yield Measurement("fill_ms", "ms", ours_ms.tolist(), at)
@@ -88,7 +89,7 @@ def run(config: Config, setting: Setting) -> Iterator[Emission]:
     yield scalar("threads", "1", torch.get_num_threads())
 
 
-def _tensors(workload: str, device: str) -> dict[str, torch.Tensor]:
+def workload_tensors(workload: str, device: str) -> dict[str, torch.Tensor]:
     kind, _, size = workload.partition("_")
     if kind == "tensor":
         return {"weight": torch.zeros(int(size), device=device)}
@@ -117,7 +118,7 @@ def _rows(tensors: Mapping[str, torch.Tensor], distribution: str) -> list[Fill]:
     ]
 
 
-def _contender(tensors: Mapping[str, torch.Tensor], config: Config) -> Callable[[], None]:
+def contender(tensors: Mapping[str, torch.Tensor], config: Config) -> Callable[[], None]:
     rows = _rows(tensors, config.distribution)
     if config.contender == "fill_":
         return lambda: fill_(_rows(tensors, config.distribution), seed=config.seed)
@@ -127,7 +128,7 @@ def _contender(tensors: Mapping[str, torch.Tensor], config: Config) -> Callable[
     return lambda: fill_regions(check_rows(rows), config.seed, words=plain_words_)
 
 
-def _loop(tensors: Mapping[str, torch.Tensor], distribution: str) -> Callable[[], None]:
+def torch_loop(tensors: Mapping[str, torch.Tensor], distribution: str) -> Callable[[], None]:
     draws: dict[str, Callable[[torch.Tensor], object]] = {
         "uniform": lambda tensor: nn.init.uniform_(tensor, -STD, STD),
         "normal": lambda tensor: nn.init.normal_(tensor, 0.0, STD),

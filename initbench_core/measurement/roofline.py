@@ -6,6 +6,9 @@ data sheet's bandwidth but a copy of the same bytes, measured in the same run.
 
 from typing import NamedTuple
 
+# The name under which the copy is timed beside implementations.
+COPY = "copy"
+
 
 class Passes(NamedTuple):
     """Full-tensor passes over memory.

@@ -5,7 +5,8 @@ Both return every sample. Medians are reported, with a bootstrap interval, becau
 
 import gc
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -132,6 +133,17 @@ def paired_cuda_times_ms(*calls: Callable[[], object], rounds: int = 10, measure
         return float(np.median(cuda_times_ms(calls[which], warmup_ms=1, measure_ms=measure_ms)))
 
     return _in_turns(len(calls), rounds, sample)
+
+
+@contextmanager
+def default_algorithms() -> Iterator[None]:
+    """Let torch choose its algorithms as it does for everyone: a run that wants determinism also fills fresh memory."""
+    before, warn = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(False)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warn)
 
 
 def _in_turns(calls: int, rounds: int, sample: Callable[[int], float]) -> np.ndarray:

@@ -13,12 +13,15 @@ import importlib
 import os
 import shutil
 import sysconfig
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch._inductor.config
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -150,6 +153,15 @@ def _triton_missing(device: torch.device) -> str | None:
     return None
 
 
+# Without CUDA graphs: what is timed is the device, not the launches.
+MODES = {"torch_compile": "default", "torch_compile_max_autotune": "max-autotune-no-cudagraphs"}
+
+
+def compile_mode(row: Implementation) -> str:
+    """Return the mode of torch.compile of an implementation that is compiled."""
+    return MODES[row.name]
+
+
 @functools.cache
 def _compiled(mode: str) -> Callable[..., Tensor]:
     return torch.compile(eager, fullgraph=True, dynamic=False, mode=mode)
@@ -159,6 +171,24 @@ def forget_compiled() -> None:
     """Drop what torch.compile has built: it stops after a few shapes, and checks one shape's guards for all others."""
     _compiled.cache_clear()
     torch._dynamo.reset()
+
+
+@contextmanager
+def compiling_anew() -> Iterator[None]:
+    """Compile without torch's caches on disk, so that the time it takes is the time it takes anyone the first time."""
+    with warnings.catch_warnings(), torch._inductor.config.patch(force_disable_caches=True):
+        # torch remarks that one of its caches is off.
+        warnings.simplefilter("ignore")
+        yield
+
+
+@functools.cache
+def start_compiler(device: str) -> None:
+    """Let torch.compile start up, once in a process, so that no shape's compilation pays for it."""
+    x, ones = torch.ones(2, 1, device=device), torch.ones(1, device=device)
+    with compiling_anew():
+        _compiled("default")(x.requires_grad_(), ones, ones, ones, ones, True, 0.1, 1e-5).sum().backward()
+    forget_compiled()
 
 
 @compared("nn.BatchNorm, nn.ReLU")
@@ -176,13 +206,13 @@ def eager_inplace(*arguments: Any) -> Tensor:
 @compared("torch.compile", missing=_compiler_missing, compiled=True)
 def torch_compile(*arguments: Any) -> Tensor:
     """The baseline under torch.compile, for one shape."""
-    return _compiled("default")(*arguments)
+    return _compiled(MODES["torch_compile"])(*arguments)
 
 
 @compared("torch.compile, max-autotune", missing=_compiler_missing_off_cuda, compiled=True)
 def torch_compile_max_autotune(*arguments: Any) -> Tensor:
-    """Without CUDA graphs: what is timed is the device, not the launches."""
-    return _compiled("max-autotune-no-cudagraphs")(*arguments)
+    """The same, with Triton's configurations tried out."""
+    return _compiled(MODES["torch_compile_max_autotune"])(*arguments)
 
 
 @compared("initbench, eager backend")

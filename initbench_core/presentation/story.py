@@ -40,3 +40,15 @@ class Claim:
     def __post_init__(self) -> None:
         if self.chapter not in CHAPTERS:
             raise ValueError(f"no chapter {self.chapter!r}: choose from {', '.join(CHAPTERS)}")
+
+    @property
+    def measured_text(self) -> str:
+        """The number with its interval, in words."""
+        return format(self.measured, self.form)
+
+    @property
+    def theory_text(self) -> str:
+        """What theory says; a dash where it says nothing."""
+        if self.theory is None:
+            return "-"
+        return self.theory if isinstance(self.theory, str) else format(self.theory, self.form)

@@ -134,11 +134,22 @@ class ResultsFolder:
 
     def manifest(self, run: RunName) -> dict[str, Any]:
         """Return the manifest of `run`, empty where there is none."""
-        path = self.records(run).with_suffix(".manifest.json")
-        try:
-            body: dict[str, Any] = json.loads(path.read_text())
-        except FileNotFoundError:
-            return {}
-        except ValueError as error:
-            raise UserError(f"{path} is damaged ({error}): delete it, or measure again with --fresh") from error
-        return body
+        return read_manifest(self.records(run))
+
+
+def read_manifest(records: Path) -> dict[str, Any]:
+    """Return the manifest beside a file of records, empty where there is none.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    path = records.with_suffix(".manifest.json")
+    try:
+        body = json.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}): delete it, or measure again with --fresh") from error
+    if not isinstance(body, dict):
+        raise UserError(f"{path} is damaged (no object): delete it, or measure again with --fresh")
+    return body

@@ -64,6 +64,24 @@ def read(path: Path) -> Content:
     return content
 
 
+def read_whole(path: Path) -> Content:
+    """Read a file of records from which something is to be derived: nothing of it may be lost.
+
+    Raises:
+        UserError: it is missing, empty, damaged or no file of records.
+    """
+    content = read(path)
+    if not (content.records or content.failed):
+        raise UserError(f"{path} is not a file of records: no line of it is one")
+    if content.damaged:
+        numbers = ", ".join(str(number) for number, _ in content.damaged[:5])
+        raise UserError(
+            f"{path} is damaged in {len(content.damaged)} of its lines ({numbers}): the `initbench run` that wrote it "
+            f"sets them apart and measures their trials again"
+        )
+    return content
+
+
 class RecordFile:
     """The records of one experiment in one profile on one device, open for one writer.
 

@@ -26,6 +26,9 @@ TRAINING_IMAGES = {
     "cifar10": 40_000,
 }
 
+# What `--dataset` chooses from: grey images of 28 x 28 in ten classes.
+DATASETS = ("digits5k", "mnist", "fashion_mnist")
+
 
 def described(name: str) -> str:
     """Return a data set's name with its size, as "digits5k (3,200 training images)", for titles and sentences."""
@@ -119,10 +122,16 @@ class DataSource:
     Attributes:
         folder: where torchvision's sets lie (`--data-dir`); None for what needs no download.
         download: whether torchvision may fetch a missing set into `folder`.
+        dataset: one of `DATASETS` for the convergence study (`--dataset`); None takes the digits that are there.
     """
 
     folder: Path | None = None
     download: bool = False
+    dataset: str | None = None
+
+    def images(self) -> str:
+        """Name the 28 x 28 images of the convergence study: the chosen set, or else the digits of `mnist`."""
+        return self.dataset or self.mnist()
 
     def mnist(self) -> str:
         """Name the digits to train on: "mnist" where it is, "digits5k" otherwise."""
@@ -157,6 +166,7 @@ class DataSource:
             "digits5k": digits,
             "stand_in_3x32x32": image_stand_in,
             "mnist": lambda: _torchvision("MNIST", "mnist", self.folder, self.download),
+            "fashion_mnist": lambda: _torchvision("FashionMNIST", "fashion_mnist", self.folder, self.download),
             "cifar10": lambda: _torchvision("CIFAR10", "cifar10", self.folder, self.download),
         }
         return loaders[name]()
@@ -166,6 +176,8 @@ class DataSource:
 def _torchvision(class_name: str, name: str, folder: Path | None, download: bool) -> Data:
     from torchvision import datasets
 
+    if folder is None:
+        raise MissingDataError(f"{name} comes through torchvision: give --data-dir with it, or --download as well")
     dataset = getattr(datasets, class_name)
     try:
         sets = [dataset(root=folder, train=train, download=download) for train in (True, False)]
@@ -174,6 +186,9 @@ def _torchvision(class_name: str, name: str, folder: Path | None, download: bool
         raise MissingDataError(f"{class_name} under {folder} is missing or damaged ({error}): {how}") from error
     (x, y), (x_test, y_test) = (_as_tensors(s.data, s.targets) for s in sets)
     parts = shuffled_split(name, x, y, (0.8, 0.2))
+    if len(parts.train.x) != TRAINING_IMAGES[name]:
+        # It would pass for the whole set in every title.
+        raise MissingDataError(f"{class_name} under {folder} is a part of the set, {len(x)} images: download it again")
     return Data(name, parts.train, parts.validation, Split(x_test, y_test))
 
 

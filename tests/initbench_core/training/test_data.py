@@ -10,7 +10,16 @@ import pytest
 import torch
 
 from initbench_core.errors import UserError
-from initbench_core.training.data import DataSource, Split, class_entropy, described, digits, image_stand_in
+from initbench_core.training.data import (
+    DATASETS,
+    TRAINING_IMAGES,
+    DataSource,
+    Split,
+    class_entropy,
+    described,
+    digits,
+    image_stand_in,
+)
 
 
 def test_digits_are_real_shuffled_and_balanced() -> None:
@@ -53,9 +62,9 @@ def test_constant_predictors() -> None:
     assert class_entropy(y) == pytest.approx(-(0.75 * np.log(0.75) + 0.25 * np.log(0.25)))
 
 
-def write_mnist(folder: Path) -> None:
-    """A tiny data set in MNIST's own file format."""
-    raw = folder / "MNIST" / "raw"
+def write_mnist(folder: Path, name: str = "MNIST") -> None:
+    """A tiny data set in MNIST's own file format; Fashion-MNIST's is the same."""
+    raw = folder / name / "raw"
     raw.mkdir(parents=True)
     for prefix, count in (("train", 60), ("t10k", 20)):
         images = np.arange(count * 784, dtype=np.uint32).astype(np.uint8).tobytes()
@@ -64,15 +73,42 @@ def write_mnist(folder: Path) -> None:
         (raw / f"{prefix}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 2049, count) + labels)
 
 
-def test_mnist_is_read_where_it_is(tmp_path: Path) -> None:
-    write_mnist(tmp_path)
-    source = DataSource(tmp_path)
-    assert source.mnist() == "mnist"
-    data = source.load("mnist")
+@pytest.fixture
+def _tiny_sets_are_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("mnist", "fashion_mnist"):
+        monkeypatch.setitem(TRAINING_IMAGES, name, 48)
+
+
+@pytest.mark.usefixtures("_tiny_sets_are_whole")
+@pytest.mark.parametrize(("name", "folder"), [("mnist", "MNIST"), ("fashion_mnist", "FashionMNIST")])
+def test_torchvisions_sets_are_read_where_they_are(tmp_path: Path, name: str, folder: str) -> None:
+    write_mnist(tmp_path, folder)
+    data = DataSource(tmp_path).load(name)
+    assert data.name == name
     assert data.train.x.shape == (48, 1, 28, 28)
     assert len(data.validation.x) == 12
     assert len(data.test.x) == 20
     assert isinstance(data.test, Split)
+
+
+def test_a_part_of_a_set_does_not_pass_for_it(tmp_path: Path) -> None:
+    write_mnist(tmp_path)
+    with pytest.raises(UserError, match="is a part of the set, 60 images"):
+        DataSource(tmp_path).load("mnist")
+
+
+def test_the_study_takes_the_chosen_set_or_the_digits_that_are_there(tmp_path: Path) -> None:
+    assert DataSource().images() == "digits5k"
+    write_mnist(tmp_path)
+    assert DataSource(tmp_path).mnist() == DataSource(tmp_path).images() == "mnist"
+    assert DataSource(tmp_path, dataset="fashion_mnist").images() == "fashion_mnist"
+    assert DataSource(tmp_path, dataset="digits5k").images() == "digits5k"
+    with pytest.raises(UserError, match="give --data-dir"):
+        DataSource(dataset="fashion_mnist").load("fashion_mnist")
+
+
+def test_every_set_to_choose_has_a_size() -> None:
+    assert all(described(name).startswith(f"{name} (") for name in DATASETS)
 
 
 def test_without_it_the_digits_serve(tmp_path: Path) -> None:

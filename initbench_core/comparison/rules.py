@@ -1,0 +1,57 @@
+"""Which way each metric is worse, whether it has noise, and whether it is a property of the machine."""
+
+import re
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a change of a metric means.
+
+    Attributes:
+        names: regular expression of the whole names, as `series.series` makes them.
+        better: "lower" or "higher"; None where neither is, so that a change is told and never a regression.
+        is_exact: the number has no noise, and any change of it is one.
+        is_of_the_machine: another machine gives another number, so that two machines are not compared by it.
+        reference: what was measured in turns with it, within the same trial; the ratio to it is compared, for what
+            slows the whole machine slows both. Groups of `names` may stand in it, as "\\\\1".
+    """
+
+    names: str
+    better: str | None = None
+    is_exact: bool = False
+    is_of_the_machine: bool = False
+    reference: str | None = None
+
+
+# The first that fits counts.
+RULES = (
+    # Times of the project's own implementations beside eager PyTorch's; all others are there to compare with.
+    Rule(r"time\[(\w+), fused_\w+\]", "lower", is_of_the_machine=True, reference=r"time[\1, eager]"),
+    Rule(r"fill_ms", "lower", is_of_the_machine=True, reference="torch_ms"),
+    Rule(r"(time|first_call|wall_time)\[.*\]|torch_ms|threads", is_of_the_machine=True),
+    Rule(r"(kept|peak)\[(.*, )?fused_\w+\]", "lower", is_exact=True),
+    Rule(
+        r"(registers|(spill|shared)_bytes|launches|(bytes|reads|writes)_per_element)(\[.*\])?", "lower", is_exact=True
+    ),
+    Rule(r"(.*_)?(ns|us|ms|seconds)", "lower", is_of_the_machine=True),
+    Rule(r"(.*_)?(gbps|per_second|speed_?up)", "higher", is_of_the_machine=True),
+    Rule(r"(.*_)?mib|peak_.*", "lower", is_of_the_machine=True),
+    Rule(r"(steps|epochs)_to_.*", "lower"),
+    # What was computed from the data alone, not reached by training.
+    Rule(r"(constant|least_squares)_loss"),
+    Rule(r"(.*_)?loss", "lower"),
+    Rule(r"(.*_)?accuracy", "higher"),
+)
+NO_RULE = Rule(r".*")
+
+# Axes along which a trial repeats one measurement.
+REPETITIONS = frozenset({"round", "sample", "repetition"})
+
+
+def rule_for(metric: str) -> Rule:
+    """Return the rule of a metric, with the name of its own reference."""
+    for rule in RULES:
+        if found := re.fullmatch(rule.names, metric):
+            return replace(rule, reference=found.expand(rule.reference)) if rule.reference else rule
+    return NO_RULE

@@ -1,0 +1,203 @@
+"""BatchNorm+ReLU: how fast is each implementation, against eager PyTorch and against memory itself.
+
+Question: over the shapes of real networks, of plain [rows, channels] and of awkward ones, what do the fused operator,
+torch.compile and other projects gain over nn.BatchNorm followed by nn.ReLU, in time and in memory?
+
+Each trial is one shape: every implementation is checked against the reference, and a wrong one is not timed; then all
+of them and a copy of the same bytes take turns (A B C, B C A, ...). What is timed is the call from Python, wrapper
+included, with warm-up and compilation before it; on CUDA between events on the stream, with the L2 cache flushed. A
+sample on the CPU repeats its call for 5 ms. Speed-ups are medians of the ratios within rounds with 95% bootstrap
+intervals; one that includes 1 is called parity. Bandwidths count the bytes that a fused pass must move (evaluation one
+read and one write of the tensor, training forward 2 + 1, backward 4 + 1), whatever an implementation moves, and the
+floor is the copy's time for as many bytes. Seconds of the first call include compilation, with torch's disk caches off.
+A compiled graph frees its buffers as it runs, so its backward pass cannot be timed alone.
+
+Expected: on the CPU the eager backend saves one pass over the tensor by its ReLU in place: fwd_bwd at least 1.1 times
+as fast (geometric mean over tensors of 1 MB and more), none below 0.97. On CUDA 2 times, with the passes at most 10%
+over their floor for large tensors.
+Source: the targets are this project's own; the shapes are torchvision's, by one pass on the meta device.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+
+from initbench_core.measurement import contest, shapes
+from initbench_core.measurement.roofline import COPY, bandwidth_gbps, floor_ms
+from initbench_core.measurement.shapes import Shape
+from initbench_core.measurement.timing import default_algorithms
+from initbench_core.measurement.workload import PASSES, Workload
+from initbench_core.networks.implementations import BASELINE, IMPLEMENTATIONS, forget_compiled
+from initbench_core.presentation import speed, speed_plots
+from initbench_core.records.frame import tidy
+from initbench_core.records.schema import Emission, Note, Record, scalar
+from initbench_core.training.setting import Setting
+
+TIMED = True
+# The project's own implementation on each device, its target over the baseline, and the least for any one shape.
+OWN = {"cpu": ("fused_eager", 1.1, 0.97), "cuda": ("fused_triton", 2.0, 1.0)}
+LARGE_MB = 1.0
+MOST_BYTES = {"cpu": 2**28, "cuda": 2**30}
+KEPT, PEAK, FIRST_CALL = "kept for backward / input", "peak of forward / input", "first call, s"
+
+# The quick profile: shape, and whether torch.compile, half a minute for three shapes, takes part.
+QUICK = (
+    ("128x128", False), ("4096x64", True), ("1024x256", False), ("65536x18", False), ("4096x1024", False),
+    ("65536x1", False), ("880802x3", False), ("65536x128", True), ("32x64x56x56", True), ("32x256x14x14", False),
+    ("32x512x14x14", False), ("32x512x14x14 float32 channels_last", False), ("32x2048x7x7", False),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Config:
+    """One tensor, with all implementations."""
+
+    shape: str
+    occurrences: int  # batch norms of this shape in torchvision's four models at this batch size
+    compile: bool  # whether torch.compile takes part
+    seed: int = 0
+
+
+def grid(setting: Setting) -> Iterator[Config]:
+    """A selection that fits into two minutes, or everything."""
+    counts = shapes.real(32) + shapes.real(32, memory="channels_last")
+    if setting.profile != "full":
+        chosen = (("64x3", False), ("4x8x7x7 float32 channels_last", False)) if setting.profile == "smoke" else QUICK
+        for text, compiled in chosen:
+            yield Config(str(shapes.parse(text)), counts[shapes.parse(text)], compiled)
+        return
+    dtypes = ("float32",) if setting.device == "cpu" else ("bfloat16", "float32")
+    every: dict[Shape, int] = {}
+    for dtype in dtypes:
+        every |= dict.fromkeys([*shapes.family(dtype), *shapes.awkward(dtype)], 0)
+        for batch in (32, 128):
+            for memory in shapes.MEMORY:
+                every |= shapes.real(batch, dtype, memory)
+    for shape, occurrences in every.items():
+        if shape.num_bytes <= MOST_BYTES[setting.device]:
+            yield Config(str(shape), occurrences, True)
+
+
+def run(config: Config, setting: Setting) -> Iterator[Emission]:
+    """Check and time every implementation on one shape."""
+    with default_algorithms():
+        yield from list(_measure(config, setting))
+
+
+def _measure(config: Config, setting: Setting) -> Iterator[Emission]:
+    forget_compiled()
+    workload = Workload(shapes.parse(config.shape), setting.device, seed=config.seed)
+    field = contest.admit(workload, compiled=config.compile)
+    for name, reason in field.left_out.items():
+        yield Note(f"{name} is not measured: {reason}")
+    own, _, least = OWN[setting.device]
+    rounds = setting.pick(smoke=2, quick=10, full=20)
+    min_ms = setting.pick(smoke=0.0, quick=3.0, full=5.0)
+    most = setting.pick(smoke=2, quick=40, full=200)
+    for pass_name in PASSES:
+        if pass_name == "fwd_bwd":
+            times = contest.times_until_decided_ms(
+                field, pass_name, own, least, rounds=rounds, min_ms=min_ms, most=most
+            )
+        else:
+            times = contest.times_ms(field, pass_name, rounds=rounds, min_ms=min_ms)
+        yield speed.measurement(pass_name, times)
+    kept, peak = contest.memory_bytes(field)
+    yield speed.by_implementation("kept", "bytes", kept)
+    yield speed.by_implementation("peak", "bytes", peak)
+    yield speed.by_implementation("first_call", "s", field.first_call_s)
+    yield scalar("size", "bytes", workload.shape.num_bytes)
+    yield scalar("threads", "1", torch.get_num_threads())
+
+
+def _short(shape: object) -> str:
+    return str(shape).replace(" float32", "").replace("channels_last", "nhwc")
+
+
+def _rows(records: Sequence[Record]) -> pd.DataFrame:
+    """Speed-ups with bandwidth, floor and memory: a row per shape, pass and implementation, the copy included."""
+    frame = tidy(records)
+    frame = frame.assign(case=frame["shape"].map(_short))
+    rows = speed.speedups(frame[frame["metric"] == "time"], BASELINE)
+    sizes = frame[frame["metric"] == "size"].set_index("case")["value"]
+    copies = rows[rows["implementation"] == COPY].set_index(["case", "pass"])["ms"]
+    size = rows["case"].map(sizes)
+    copy_ms = pd.Series([copies[case, name] for case, name in zip(rows["case"], rows["pass"], strict=True)])
+    is_copy = rows["implementation"] == COPY
+    gbps = [bandwidth_gbps(*of) for of in zip(rows["pass"], size, rows["ms"], strict=True)]
+    floors = [floor_ms(*of) for of in zip(rows["pass"], copy_ms, strict=True)]
+    rows["MB"] = size / 1e6
+    rows["GB/s"] = pd.Series(gbps).where(~is_copy, 2 * size / rows["ms"] / 1e6)
+    rows["time / floor"] = (rows["ms"] / floors).where(~is_copy)
+    for metric, column, unit in (("kept", KEPT, size), ("peak", PEAK, size), ("first_call", FIRST_CALL, 1)):
+        values = frame[frame["metric"] == metric].set_index(["case", "implementation"])["value"]
+        keys = zip(rows["case"], rows["implementation"], strict=True)
+        rows[column] = pd.Series([values.get(key, float("nan")) for key in keys]) / unit
+    occurrences = {_short(record.config["shape"]): record.config["occurrences"] for record in records}
+    return rows.assign(occurrences=rows["case"].map(occurrences))
+
+
+def table(records: Sequence[Record]) -> pd.DataFrame:
+    """A row per shape, pass and implementation."""
+    return _rows(records).rename(columns={"case": "shape"})
+
+
+def findings(records: Sequence[Record]) -> Iterator[str]:
+    """The target, then each implementation by pass, real networks, compilation, and what was not measured."""
+    rows = _rows(records)
+    rivals = rows[~rows["implementation"].isin([COPY, BASELINE])]
+    whole = rivals[rivals["pass"] == "fwd_bwd"]
+    for own, goal, least in OWN.values():
+        yield from _judged(whole[(whole["implementation"] == own) & (whole["MB"] >= LARGE_MB)], own, goal, least)
+    for name, row in IMPLEMENTATIONS.items():
+        group = rivals[rivals["implementation"] == name]
+        if group.empty:
+            continue
+        parts = [
+            f"{speed_plots.PASS_TITLES[p]} {speed.geometric_mean(part['speed-up']):.2f} ({speed.tally(part)})"
+            for p, part in ((p, group[group["pass"] == p]) for p in PASSES)
+            if len(part)
+        ]
+        yield f"{row.title} against eager PyTorch, geometric means over shapes: {'; '.join(parts)}."
+        real = whole[(whole["implementation"] == name) & (whole["occurrences"] > 0)]
+        if len(real):
+            mean = speed.geometric_mean(real["speed-up"], real["occurrences"])
+            yield (
+                f"{row.title} at shapes of real networks, weighted by their {real['occurrences'].sum()} layers: "
+                f"forward and backward {mean:.2f} times as fast as eager."
+            )
+        if row.compiled:
+            yield f"A first call with {row.title} takes {group[FIRST_CALL].median():.1f} s (median)."
+    reasons = dict.fromkeys(note.replace(" is not measured", "") for record in records for note in record.notes)
+    yield f"Not measured: {'; '.join(reasons) or 'nothing'}."
+
+
+def _judged(large: pd.DataFrame, own: str, goal: float, least: float) -> Iterator[str]:
+    if large.empty:
+        return
+    mean, worst = speed.geometric_mean(large["speed-up"]), large.sort_values("speed-up").iloc[0]
+    short, open_ = (large["high"] < least).sum(), ((large["low"] <= least) & (large["high"] >= least)).sum()
+    yield (
+        f"{IMPLEMENTATIONS[own].title}: forward and backward {mean:.2f} times as fast as eager PyTorch, geometric mean "
+        f"of {len(large)} shapes of 1 MB and more (target {goal}: {'met' if mean >= goal else 'missed'}). Lowest at "
+        f"{worst['case']}: {speed.ratio(worst)}; below {least}: {short}, undecided: {open_} (target: none)."
+    )
+
+
+def figures(records: Sequence[Record]) -> Mapping[str, Figure]:
+    """Speed-ups, bandwidths, latencies and memory."""
+    rows = _rows(records)
+    titles = {name: row.title for name, row in IMPLEMENTATIONS.items()}
+    memory = rows[rows["implementation"] != COPY].drop_duplicates(["case", "implementation"])
+    draw, name = speed_plots.against_size, "BatchNorm+ReLU"
+    return {
+        "speedup": speed_plots.speedups(rows, titles, title=f"{name}: times as fast as eager PyTorch"),
+        "roofline": draw(rows, titles, "GB/s", title=f"{name}: bandwidth at the bytes of a fused pass", copy="a copy"),
+        "latency": draw(rows, titles, "ms", title=f"{name}: time of a call", copy="a copy of the tensor"),
+        "memory": speed_plots.memory(
+            memory[["implementation", KEPT, PEAK]], titles, title=f"{name}: memory beside the input"
+        ),
+    }

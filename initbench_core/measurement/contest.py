@@ -1,0 +1,138 @@
+"""All implementations of BatchNorm+ReLU on one workload: who takes part, and their times and memory side by side."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from initbench_core.measurement.memory import peak_bytes, saved_bytes
+from initbench_core.measurement.roofline import COPY
+from initbench_core.measurement.timing import estimate, paired_cuda_times_ms, paired_times_ms
+from initbench_core.measurement.workload import Workload, WrongResultError
+from initbench_core.networks.implementations import (
+    BASELINE,
+    IMPLEMENTATIONS,
+    Implementation,
+    available,
+    compiling_anew,
+    start_compiler,
+)
+
+
+@dataclass
+class Contest:
+    """One workload and those who take part.
+
+    Attributes:
+        workload: the tensors.
+        first_call_s: seconds of the first forward and backward and the first evaluation, compilation included, by the
+            name of each implementation that takes part.
+        left_out: why the others do not.
+    """
+
+    workload: Workload
+    first_call_s: dict[str, float] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+
+    def taking_part(self, pass_name: str) -> list[str]:
+        """Return the names of those that can run a pass."""
+        return [n for n in self.first_call_s if pass_name in self.workload.passes(IMPLEMENTATIONS[n])]
+
+    def call(self, name: str, pass_name: str) -> Callable[[], object]:
+        """Return the call that is timed, of an implementation or of the copy."""
+        if name == COPY:
+            return self.workload.copy()
+        return self.workload.call(IMPLEMENTATIONS[name], pass_name)
+
+
+def admit(workload: Workload, *, compiled: bool) -> Contest:
+    """Check every implementation on the workload; one that is missing or wrong is left out, with the reason.
+
+    Args:
+        workload: what to run.
+        compiled: whether torch.compile takes part.
+    """
+    contest = Contest(workload)
+    for name, row in IMPLEMENTATIONS.items():
+        obstacle = available(name, workload.x.device) or row.refuses(workload.x)
+        if obstacle is None and row.compiled and not compiled:
+            obstacle = "torch.compile takes part at some shapes only"
+        if obstacle is None:
+            try:
+                seconds = _first_call_s(workload, row)
+                workload.check(row)
+            except (WrongResultError, RuntimeError) as error:
+                obstacle = str(error).splitlines()[0]
+        if obstacle is None:
+            contest.first_call_s[name] = seconds
+        else:
+            contest.left_out[name] = obstacle
+    return contest
+
+
+def _first_call_s(workload: Workload, row: Implementation) -> float:
+    if row.compiled:
+        start_compiler(workload.x.device.type)
+    with compiling_anew():
+        started = time.perf_counter()
+        for pass_name in ("fwd_bwd", "eval"):
+            workload.call(row, pass_name)()
+        if workload.x.is_cuda:
+            torch.cuda.synchronize()
+        return time.perf_counter() - started
+
+
+def times_ms(contest: Contest, pass_name: str, *, rounds: int, min_ms: float) -> dict[str, list[float]]:
+    """Time a pass of all that take part, and the copy of the same bytes, in turns; `rounds` samples by name."""
+    names = [COPY, *contest.taking_part(pass_name)]
+    calls = [contest.call(name, pass_name) for name in names]
+    if contest.workload.x.is_cuda:
+        samples = paired_cuda_times_ms(*calls, rounds=rounds)
+    else:
+        samples = paired_times_ms(*calls, rounds=rounds, min_ms=min_ms)
+    return {name: row.tolist() for name, row in zip(names, samples, strict=True)}
+
+
+def times_until_decided_ms(
+    contest: Contest, pass_name: str, own: str, least: float, *, rounds: int, min_ms: float, most: int
+) -> dict[str, list[float]]:
+    """Time as `times_ms`, again and again until the speed-up of `own` is known to lie above or below `least`.
+
+    Args:
+        contest: who takes part; without `own` or the baseline among them there is nothing to decide.
+        pass_name: what to time.
+        own: the implementation in question.
+        least: the speed-up over the baseline in question.
+        rounds: samples of each before the interval is looked at, and between.
+        min_ms: as `paired_times_ms`.
+        most: rounds after which it stays undecided.
+    """
+    samples = times_ms(contest, pass_name, rounds=rounds, min_ms=min_ms)
+    while {own, BASELINE} <= set(samples) and len(samples[own]) < most and not _decided(samples, own, least):
+        more = times_ms(contest, pass_name, rounds=rounds, min_ms=min_ms)
+        samples = {name: samples[name] + more[name] for name in samples}
+    return samples
+
+
+def _decided(samples: dict[str, list[float]], own: str, least: float) -> bool:
+    ratio = estimate(np.divide(samples[BASELINE], samples[own]))
+    return ratio.low > least or ratio.high < least
+
+
+def memory_bytes(contest: Contest) -> tuple[dict[str, int], dict[str, int]]:
+    """Return what autograd keeps for the backward pass and the forward pass's peak, both beside the input, by name.
+
+    A compiled graph's peak cannot be seen on the CPU and is missing.
+    """
+    workload = contest.workload
+
+    def forward(name: str) -> Callable[[], Tensor]:
+        return cast("Callable[[], Tensor]", contest.call(name, "fwd_train"))
+
+    kept = {name: saved_bytes(forward(name), (workload.x,)) for name in contest.first_call_s}
+    seen: Sequence[str] = [n for n in kept if workload.x.is_cuda or not IMPLEMENTATIONS[n].compiled]
+    return kept, {name: peak_bytes(forward(name), workload.x.device) for name in seen}

@@ -1,0 +1,228 @@
+"""What the report says of one run: collected once, written twice, as Markdown and as HTML."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from initbench_core.presentation.plots import OUTCOME_STYLE
+from initbench_core.presentation.story import CHAPTERS, Claim
+from initbench_core.records.folder import ResultsFolder, RunName
+from initbench_core.records.schema import Failure, Record
+from initbench_core.records.store import Content, read, read_whole
+
+# Said in the report next to the numbers that they are about.
+OUTCOME_MEANING = {
+    "trained": "reached its target",
+    "slow": "did better than the constant predictor, but fell short of the target",
+    "stalled": "did not better the constant predictor's loss by 1%",
+    "diverged": "left the finite numbers, or 1,000 times its first loss",
+}
+INTERVALS = (
+    "Intervals (low to high) are 95%: of means over seeds Student's, on the log scale where the axis is; of times and "
+    "their ratios a bootstrap of the median over repetitions. n is the number of seeds or repetitions."
+)
+
+
+class Presentable(Protocol):
+    """What the report needs of an experiment; `experiments` describes each part."""
+
+    @property
+    def title(self) -> str: ...
+
+    @property
+    def question(self) -> str: ...
+
+    def table(self, records: Sequence[Record]) -> pd.DataFrame: ...
+
+    def findings(self, records: Sequence[Record]) -> list[str]: ...
+
+    def claims(self, records: Sequence[Record]) -> list[Claim]: ...
+
+    def figures(self, records: Sequence[Record]) -> Mapping[str, Figure]: ...
+
+
+Find = Callable[[str], Presentable]
+
+
+@dataclass(frozen=True)
+class Section:
+    """One finished run.
+
+    Attributes:
+        run: experiment, profile and device.
+        title: what the experiment measures, one line.
+        question: question, expectation and source.
+        findings: sentences made from the numbers, the headline first.
+        claims: its part of the story.
+        figures: files of its figures by name.
+        table: its results, units in the column names.
+        outcomes: how many trials ended in each outcome; empty where nothing was trained.
+        trials: how many were recorded.
+        seconds: the wall time of all of them.
+        notes: what the records say beside their numbers, with how many of them do.
+        manifest: how the records came about, environment included.
+    """
+
+    run: RunName
+    title: str
+    question: str
+    findings: Sequence[str]
+    claims: Sequence[Claim]
+    figures: Mapping[str, Path]
+    table: pd.DataFrame
+    outcomes: Mapping[str, int]
+    trials: int
+    seconds: float
+    notes: Mapping[str, int]
+    manifest: Mapping[str, Any]
+
+    @property
+    def heading(self) -> str:
+        """Experiment, profile and device in words."""
+        return f"{self.run.experiment} ({self.run.profile}, {self.run.device})"
+
+    @property
+    def anchor(self) -> str:
+        """What GitHub makes of the heading in a link."""
+        return "".join(c for c in self.heading.lower().replace(" ", "-") if c.isalnum() or c in "-_")
+
+    @property
+    def headline(self) -> str:
+        """The finding that a reader should take along."""
+        return self.findings[0] if self.findings else f"{self.title}."
+
+    @property
+    def outcome_text(self) -> str:
+        """The outcomes as "16 trained, 4 slow"."""
+        return ", ".join(f"{count} {name}" for name, count in self.outcomes.items()) or "-"
+
+    @property
+    def environment(self) -> str:
+        """What the numbers were made with, in one line."""
+        environment = self.manifest["environment"]
+        versions = [f"{p} {environment['packages'][p]}" for p in ("torch", "triton") if p in environment["packages"]]
+        return (
+            f"{self.trials} trials in {self.seconds:.0f} s on {environment['device_name']}, "
+            f"{environment['threads']} threads; {', '.join(versions)}, Python {environment['python']}"
+        )
+
+    @property
+    def provenance(self) -> Mapping[str, str]:
+        """How each number was made: what was run how often, on what, from which code."""
+        environment = self.manifest["environment"]
+        commit = str(environment["commit"])[:12] + (", with changes" if environment["dirty"] else "")
+        seeds = f", {self.manifest['seeds']} seeds per configuration" if "seeds" in self.manifest else ""
+        default = f"initbench run {self.run.experiment} --profile {self.run.profile} --device {environment['device']}"
+        entries = {
+            "Command": self.manifest.get("command", default),
+            "Trials": f"{self.trials} in {self.seconds:.0f} s"
+            + (f", {seeds} seeds per configuration" if seeds else ""),
+            "Data": ", ".join(self.manifest.get("data", ())),
+            "Device": f"{environment['device_name']} ({environment['device']}), {environment['cores']} cores, "
+            f"{environment['threads']} threads",
+            "Software": ", ".join(f"{name} {version}" for name, version in environment["packages"].items())
+            + f", Python {environment['python']}"
+            + (f", CUDA {environment['cuda']}" if environment["cuda"] else ""),
+            "Platform": environment["platform"],
+            "Commit": commit if environment["commit"] else "",
+        }
+        return {name: text for name, text in entries.items() if text}
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """A run that lacks trials, or whose failed trials leave too little to make a table of; it is named, not drawn."""
+
+    run: RunName
+    recorded: int
+    planned: int | None
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A trial that failed: its configuration as "norm none, depth 10", and why."""
+
+    run: RunName
+    config: str
+    failure: Failure
+
+
+@dataclass(frozen=True)
+class Collected:
+    """All that a report tells."""
+
+    sections: Sequence[Section]
+    unfinished: Sequence[Unfinished]
+    failed: Sequence[Failed]
+
+    @property
+    def story(self) -> Mapping[str, Sequence[tuple[Section, Claim]]]:
+        """The claims of all experiments under the titles of their chapters; chapters without any are left out."""
+        claims = [(section, claim) for section in self.sections for claim in section.claims]
+        chapters = {title: [c for c in claims if c[1].chapter == key] for key, title in CHAPTERS.items()}
+        return {title: found for title, found in chapters.items() if found}
+
+
+def figure_path(folder: ResultsFolder, run: RunName, name: str) -> Path:
+    """Return where the figure `name` of `run` is."""
+    return folder.figures / f"{run.experiment}-{name}-{run.profile}-{run.device}.png"
+
+
+def is_finished(folder: ResultsFolder, run: RunName) -> bool:
+    """Tell whether all trials of a run are there: figures and findings of a part would mislead."""
+    return bool(folder.manifest(run).get("finished"))
+
+
+def collect(folder: ResultsFolder, find: Find) -> Collected:
+    """Collect what is to be said of every run.
+
+    Raises:
+        UserError: records of a finished run that are damaged or foreign.
+    """
+    collected: list[Section] = []
+    unfinished, failed = [], []
+    for run in folder.recorded():
+        done = is_finished(folder, run)
+        content = (read_whole if done else read)(folder.records(run))
+        section = _section(folder, run, find(run.experiment), content) if done else None
+        if section:
+            collected.append(section)
+        else:
+            unfinished.append(Unfinished(run, len(content.records), folder.manifest(run).get("trials")))
+        for record in content.failed:
+            config = ", ".join(f"{name} {value}" for name, value in record.config.items())
+            if record.failure:
+                failed.append(Failed(run, config, record.failure))
+    return Collected(collected, unfinished, failed)
+
+
+def _section(folder: ResultsFolder, run: RunName, experiment: Presentable, content: Content) -> Section | None:
+    """Return what is to be said of a run; None where failed trials leave too little to make a table of."""
+    records = content.records
+    prefix, suffix = figure_path(folder, run, "\0").name.split("\0")
+    figures = {path.name[len(prefix) : -len(suffix)]: path for path in folder.figures.glob(f"{prefix}*{suffix}")}
+    counts = Counter(record.outcome.name for record in records if record.outcome)
+    try:
+        return Section(
+            run=run,
+            title=experiment.title,
+            question=experiment.question,
+            findings=experiment.findings(records),
+            claims=experiment.claims(records),
+            figures=dict(sorted(figures.items())),
+            table=experiment.table(records),
+            outcomes={name: counts[name] for name in OUTCOME_STYLE if counts[name]},
+            trials=len(records),
+            seconds=sum(record.seconds for record in records),
+            notes=Counter(note for record in records for note in record.notes),
+            manifest=folder.manifest(run),
+        )
+    except Exception:
+        if content.failed:
+            return None
+        raise

@@ -1,0 +1,72 @@
+"""Speed as a table: from paired samples to medians, bandwidths and speed-ups over a baseline.
+
+Samples are a data frame with a row per sample: "case" (what was run), "pass", "implementation", "round" and "value" in
+milliseconds. Samples of one case, pass and round were taken in turns, so they are compared within rounds.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from initbench_core.measurement.roofline import COPY
+from initbench_core.measurement.timing import estimate
+from initbench_core.presentation.statistics import Interval, is_parity, ratio_text
+from initbench_core.records.schema import Measurement, Scalar
+
+
+def measurement(pass_name: str, times: Mapping[str, Sequence[float]]) -> Measurement:
+    """Return samples in milliseconds by implementation, equally many of each, as one measurement."""
+    (rounds,) = {len(samples) for samples in times.values()}
+    axes: dict[str, Sequence[Scalar]] = {
+        "pass": [pass_name] * rounds * len(times),
+        "implementation": [name for name in times for _ in range(rounds)],
+        "round": list(range(rounds)) * len(times),
+    }
+    return Measurement("time", "ms", [value for samples in times.values() for value in samples], axes)
+
+
+def by_implementation(metric: str, unit: str, values: Mapping[str, float]) -> Measurement:
+    """Return one number for each implementation as one measurement."""
+    return Measurement(metric, unit, list(values.values()), {"implementation": list(values)})
+
+
+def speedups(samples: pd.DataFrame, baseline: str) -> pd.DataFrame:
+    """Return a row per case, pass and implementation, in the order of the samples.
+
+    Columns: "case", "pass", "implementation", "ms", "ms low", "ms high" (the median time and its 95% interval),
+    "speed-up", "low", "high" (over the baseline: the median of the ratios within rounds and its interval; missing
+    where there is no baseline), "verdict" ("faster", "slower" or "parity" where the interval includes 1), "rounds".
+    """
+    rows = []
+    for (case, pass_name), group in samples.groupby(["case", "pass"], sort=False):
+        rounds = group.pivot(index="round", columns="implementation", values="value")
+        for name in group["implementation"].unique():
+            time = estimate(rounds[name])
+            row = {"case": case, "pass": pass_name, "implementation": name}
+            row |= {"ms": time.median, "ms low": time.low, "ms high": time.high, "rounds": time.samples}
+            if name not in (baseline, COPY) and baseline in rounds:
+                ratio = estimate(rounds[baseline] / rounds[name])
+                found = Interval(ratio.median, ratio.low, ratio.high)
+                verdict = "parity" if is_parity(found) else "faster" if found.center > 1 else "slower"
+                row |= {"speed-up": ratio.median, "low": ratio.low, "high": ratio.high, "verdict": verdict}
+            rows.append(row)
+    columns = ["case", "pass", "implementation", "ms", "ms low", "ms high", "speed-up", "low", "high", "verdict"]
+    return pd.DataFrame(rows, columns=[*columns, "rounds"])
+
+
+def geometric_mean(ratios: pd.Series, weights: pd.Series | None = None) -> float:
+    """Return the (weighted) geometric mean of positive ratios."""
+    return float(np.exp(np.average(np.log(ratios), weights=weights)))
+
+
+def ratio(row: pd.Series) -> str:
+    """Return the speed-up of a row of `speedups` as text: "1.90 (95% 1.70 to 2.10)", or "parity (...)"."""
+    return ratio_text(Interval(row["speed-up"], row["low"], row["high"]))
+
+
+def tally(rows: pd.DataFrame) -> str:
+    """Return how many of these rows are faster, at parity and slower: "7 faster, 2 at parity, 1 slower"."""
+    counts = rows["verdict"].value_counts()
+    words = {"faster": "faster", "parity": "at parity", "slower": "slower"}
+    return ", ".join(f"{counts[verdict]} {word}" for verdict, word in words.items() if verdict in counts)

@@ -1,0 +1,62 @@
+"""benchmarks/pytest_suite: skipped unless asked for, checked before it is timed, complete in its JSON."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SUITE = "benchmarks/pytest_suite/test_batch_norm_relu_speed.py"
+# Registers an implementation whose output keeps its negative values.
+WRONG = """
+import torch.nn.functional as F
+from initbench_core.networks.implementations import compared
+
+@compared("batch norm without ReLU")
+def wrong(*arguments):
+    return F.batch_norm(*arguments)
+"""
+
+
+def run(*arguments: object, plugins: Path | None = None) -> subprocess.CompletedProcess[str]:
+    paths = [str(ROOT), str(ROOT / "kernels"), *([str(plugins)] if plugins else [])]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *map(str, arguments)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+
+
+def test_what_is_wrong_fails_and_what_is_right_is_timed(tmp_path: Path) -> None:
+    (tmp_path / "wrong_plugin.py").write_text(WRONG)
+    written = tmp_path / "times.json"
+    done = run(
+        "-p", "wrong_plugin", SUITE, "--benchmark-only", f"--benchmark-json={written}",
+        "-k", "4096x64 and eval and (wrong or eager)", plugins=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "1 failed, 3 passed" in done.stdout
+    assert "WrongResultError: wrong at 4096x64 float32: output is off by" in done.stdout
+    report = json.loads(written.read_text())
+    assert {b["name"].split("-")[-1].rstrip("]") for b in report["benchmarks"]} == {
+        "eager", "eager_inplace", "fused_eager",
+    }  # fmt: skip
+    assert report["machine_info"]["initbench"]["threads"] >= 1
+    for benchmark in report["benchmarks"]:
+        noted = benchmark["extra_info"]
+        assert benchmark["group"] == "BatchNorm+ReLU, 4096x64 float32, eval"
+        assert (noted["dtype"], noted["bytes"]) == ("float32", 4096 * 64 * 4)
+        assert {"device", "versions", "threads", "commit"} <= set(noted)
+        # One read and one write: the bandwidth and the copies say the same of the same median.
+        assert noted["GB/s"] == pytest.approx(2 * noted["bytes"] / benchmark["stats"]["median"] / 1e9)
+        assert noted["copies"] > 0
+
+
+def test_a_plain_run_times_nothing() -> None:
+    done = run("benchmarks/pytest_suite", "-k", "eager")
+    assert done.returncode == 0, done.stdout + done.stderr
+    summary = done.stdout.strip().splitlines()[-1]
+    assert "skipped" in summary
+    assert "passed" not in summary
+    assert "Skipping benchmark (--benchmark-skip active)" in done.stdout
