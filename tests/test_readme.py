@@ -40,7 +40,7 @@ def test_its_links_lead_somewhere(path: str) -> None:
 
 
 def test_its_files_exist() -> None:
-    for path in re.findall(r"`((?:initbench_core|tests|kernels)/[\w/.]+)`", README):
+    for path in re.findall(r"`((?:initbench_core|tests|kernels|benchmarks)/[\w/.]+)`", README):
         assert (ROOT / path).exists(), path
 
 
