@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constr
 .DELETE_ON_ERROR:
 
 run: $(VENV)/run.stamp
-	$(BIN)/initbench run --profile quick
+	$(BIN)/initbench run --profile quick --jobs auto
 
 test: $(VENV)/test.stamp
 	$(BIN)/python -m pytest

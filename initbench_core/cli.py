@@ -132,12 +132,15 @@ def run(
 @app.command()
 def plot(experiments: Names = None, out: Out = Path("results")) -> None:
     """Draw the figures again from the records."""
-    chosen = [Experiment(name).name for name in experiments or names()]
-    from initbench_core.presentation.report import draw_figures
+    from initbench_core import catalogue
+    from initbench_core.presentation.figures import draw_figures
     from initbench_core.records.folder import ResultsFolder
 
+    chosen = experiments or catalogue.names()
+    for name in chosen:
+        catalogue.find(name)
     with ResultsFolder(out).existing() as folder:
-        paths = draw_figures(folder, chosen, Experiment)
+        paths = draw_figures(folder, chosen, catalogue.find)
     if not paths:
         raise UserError(f"no finished run of {', '.join(chosen)} in {out}: run it first")
     for path in paths:
@@ -147,11 +150,12 @@ def plot(experiments: Names = None, out: Out = Path("results")) -> None:
 @app.command()
 def report(out: Out = Path("results")) -> None:
     """Write the report, README.md and index.html, from the records and the figures."""
+    from initbench_core import catalogue
     from initbench_core.presentation.report import write_report
     from initbench_core.records.folder import ResultsFolder
 
     with ResultsFolder(out).existing() as folder:
-        for path in write_report(folder, Experiment):
+        for path in write_report(folder, catalogue.find):
             typer.echo(path)
 
 

@@ -5,17 +5,18 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-from initbench_core import environment
+from initbench_core import catalogue, environment
 from initbench_core.errors import MissingDataError, TrialsFailedError, UserError
 from initbench_core.execution.options import Options
 from initbench_core.execution.place import Place, Places
 from initbench_core.experiments import Experiment
+from initbench_core.presentation.figures import draw_figures
 from initbench_core.presentation.progress import Progress
-from initbench_core.presentation.report import draw_figures, write_report
+from initbench_core.presentation.report import write_report
 from initbench_core.records.files import make_folder
 from initbench_core.records.folder import ResultsFolder, RunName
 from initbench_core.records.store import RecordFile
-from initbench_core.training.data import DATASETS, DataSource
+from initbench_core.training.data import DATASETS, DataSource, described
 from initbench_core.training.setting import PROFILES, SEEDS, Setting
 from initbench_core.training.sweep import is_recorded, sweep
 
@@ -76,7 +77,7 @@ def run_experiments(
                     failed.append(f"{len(records.failed)} of {experiment.name}")
             if len(missing) == len(experiments):
                 raise UserError("; ".join(missing))
-            readme, page = write_report(folder, Experiment)
+            readme, page = write_report(folder, catalogue.find)
     print(f"Records: {folder.runs}/*.jsonl\nFigures: {folder.figures}/*.png\nReport:  {readme}, {page}")
     if missing:
         ran = f"all but {len(missing)} of {len(experiments)} experiments ran"
@@ -105,7 +106,7 @@ def _run(
     """
     setting = replace(setting, device=place.device)
     configs = experiment.grid(setting)
-    data = sorted({config.data for config in configs if hasattr(config, "data")})
+    data = sorted({config.data for config in configs if getattr(config, "data", "")})
     records = RecordFile(
         folder.records(RunName(experiment.name, setting.profile, place.device_slug)),
         environment.identity(place.environment, experiment.source, data, folder.token()),
@@ -113,7 +114,7 @@ def _run(
             "profile": setting.profile,
             "seeds": setting.seeds,
             "trials": len(configs),
-            "data": data,
+            "data": [described(name) for name in data],
             "environment": place.environment,
         },
         fresh=fresh,

@@ -47,18 +47,14 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_help_answers_at_once() -> None:
-    """Under 0.5 s of processor time: other processes may hold the cores. The fastest of three."""
-
-    def seconds() -> float:
-        children = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return children.ru_utime + children.ru_stime
-
-    spent = []
-    for _ in range(3):
-        before = seconds()
+    """Under 0.5 s of processor time, the least of five: the wall's clock would count what other processes take."""
+    seconds = []
+    for _ in range(5):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run([*COMMAND, "--help"], check=True, capture_output=True, env=ENVIRONMENT)
-        spent.append(seconds() - before)
-    assert min(spent) < 0.5
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(seconds) < 0.5
 
 
 def test_list_names_every_experiment(call: Call) -> None:
@@ -191,12 +187,12 @@ def test_a_damaged_data_set_leaves_existing_records_alone(call: Call, tmp_path: 
     assert (out / "runs" / "cifar_mlp-smoke-cpu.jsonl").read_bytes() == before
 
 
-ARGUMENTS = ("run", "gradient_clipping", "--profile", "smoke", "--seeds", "60", "--device", "cpu", "--out")
-TRIALS = 60 * 14
+ARGUMENTS = ("run", "gradient_clipping", "--profile", "smoke", "--seeds", "20", "--device", "cpu", "--out")
+TRIALS = 20 * 14
 
 
 def start(out: Path) -> subprocess.Popen[str]:
-    """Start a run of 840 short trials and wait until some are recorded."""
+    """Start a run of 280 short trials and wait until some are recorded."""
     process = subprocess.Popen(
         [*COMMAND, *ARGUMENTS, str(out)],
         env=ENVIRONMENT,

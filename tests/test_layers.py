@@ -23,9 +23,11 @@ ALLOWED: dict[str, set[str]] = {
     "execution": {"records", "environment"},
     "training": {"networks", "records", "execution"},
     "experiments": {"training", "networks", "measurement", "records", "presentation"},
-    "checks": {"environment", "networks", "measurement", "presentation"},
-    "runner": {"experiments", "execution", "presentation", "records", "training", "environment"},
-    "cli": {"comparison", "execution", "experiments", "presentation", "records", "runner"},
+    "checks": {"environment", "networks", "measurement", "records", "presentation"},
+    "catalogue": {"experiments", "checks", "presentation"},
+    "readme": {"experiments", "presentation", "records"},
+    "runner": {"catalogue", "experiments", "execution", "presentation", "records", "training", "environment"},
+    "cli": {"catalogue", "comparison", "execution", "experiments", "presentation", "records", "runner"},
     "__main__": {"cli"},
 }
 
@@ -80,5 +82,13 @@ def test_the_command_line_and_the_kernels_start_light() -> None:
         "import sys, initbench_core.cli; assert not {'torch', 'pandas', 'matplotlib', 'scipy'} & set(sys.modules)\n"
         "import initbench_kernels; assert 'triton' not in sys.modules\n"
     )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=PATHS)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_gpu_check_needs_few_packages() -> None:
+    """Whoever has a GPU may be unable to install anything: what torch and the check itself need has to do."""
+    absent = ("mlxtend", "torchvision", "jinja2", "asv", "pytest_benchmark", "hypothesis", "tensorboard")
+    code = f"import sys; sys.modules |= dict.fromkeys({absent}); import initbench_core.checks.gpu"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=PATHS)
     assert done.returncode == 0, done.stderr

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from initbench_core import readme
+from initbench_core.errors import UserError
 from initbench_core.experiments import names
+from initbench_core.records.schema import from_line
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -27,6 +30,26 @@ def test_its_results_are_the_reports() -> None:
     for row in rows:
         name, finding = (cell.strip() for cell in row.strip("| ").split(" | ", 1))
         assert f"| {finding} |" in shown.stdout, name
+
+
+def test_its_speed_table_is_made_from_the_records(tmp_path: Path) -> None:
+    """The committed ones: `python -m initbench_core.readme` fills the table from them."""
+    name = "results/runs/batch_norm_relu_speed-quick-cpu.jsonl"
+    shown = subprocess.run(["git", "-C", str(ROOT), "show", f"HEAD:{name}"], capture_output=True, text=True)
+    if shown.returncode != 0:
+        pytest.skip("no committed records")
+    table = readme.speed_table([from_line(line) for line in shown.stdout.splitlines()])
+    assert readme.filled(README, "speed", table) == README
+
+
+def test_a_table_is_put_between_its_marks() -> None:
+    text = "a\n<!-- speed: from x -->\nold\n<!-- end of speed -->\nb\n"
+    assert readme.filled(text, "speed", "| new |") == (
+        "a\n<!-- speed: from x -->\n\n| new |\n\n<!-- end of speed -->\nb\n"
+    )
+    for unmarked in ("a\nb\n", text + text):
+        with pytest.raises(UserError, match="tables marked"):
+            readme.filled(unmarked, "speed", "| new |")
 
 
 def test_its_make_targets_exist() -> None:

@@ -4,37 +4,40 @@
     PYTHONPATH=.:kernels python -m initbench_core.checks.gpu       # where nothing can be installed
 
 Runs the GPU tests against float64, then times every pass of every implementation over SHAPES, with the L2 cache
-flushed, next to a copy of the same bytes in the same run. Writes one JSON record per number to
-results/gpu_check/<device>.jsonl and a figure to results/gpu_check/<device>.png; made to take under 8 minutes.
+flushed, next to a copy of the same bytes in the same run. Records a trial per shape in results/runs, as the experiments
+do, and draws a figure into results/figures; made to take under 8 minutes.
 Exit status: 0 all targets met, 1 a test failed or a target was missed, 2 the machine cannot run it.
 """
 
 import argparse
 import importlib.util
-import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from initbench_core.checks.gpu_targets import summarize, times_of
-from initbench_core.environment import device_slug
-from initbench_core.measurement import roofline
+from initbench_core import environment
+from initbench_core.checks.gpu_results import COPY, NAME, GpuCheck, rows
+from initbench_core.checks.gpu_targets import judge
+from initbench_core.errors import UserError
 from initbench_core.measurement.shapes import Shape
-from initbench_core.measurement.timing import cuda_times_ms, cuda_wall_ms, estimate
-from initbench_core.measurement.workload import Workload
-from initbench_core.networks.implementations import IMPLEMENTATIONS, forget_compiled
+from initbench_core.measurement.timing import cuda_wall_ms, paired_cuda_times_ms
+from initbench_core.measurement.workload import PASSES, Workload
+from initbench_core.networks.implementations import IMPLEMENTATIONS, Implementation, forget_compiled
+from initbench_core.presentation.figures import draw_figures
+from initbench_core.records.folder import ResultsFolder, RunName
+from initbench_core.records.schema import Emission, Failure, Measurement, Note, Record, Scalar, scalar
+from initbench_core.records.store import RecordFile
 
 ROOT = Path(__file__).parents[2]
 TESTS = "tests/initbench_kernels/batch_norm_relu/test_batch_norm_relu_gpu.py"
 # A shape is begun only before this time, in seconds since the start; the rest is reported as not measured.
 LAST_START_S = 420
-
+DEVICE, PROFILE = "cuda", "full"
 
 # The first three hold equal bytes; 3 channels against 256 is one of the targets. Real shapes are resnet50's at 128.
 SHAPES = (
@@ -63,49 +66,101 @@ SHAPES = (
 AUTOTUNED = frozenset(SHAPES[i] for i in (0, 1, 4, 5, 6))
 
 
-def environment() -> dict[str, str]:
-    """Return what the numbers depend on, stored with each of them."""
-    import triton
-
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True)
-    return {
-        "device": torch.cuda.get_device_name(),
-        "torch": torch.__version__,
-        "triton": triton.__version__,
-        "cuda": str(torch.version.cuda),
-        "commit": commit.stdout.strip() or "unknown",
-        "date": time.strftime("%Y-%m-%d", time.gmtime()),
-    }
-
-
-def measure(shape: Shape) -> Iterator[dict[str, Any]]:
-    """Yield the records of one shape; what fails is a record with an outcome instead of a value."""
-    workload = Workload(shape, "cuda")
-
-    def record(implementation: str, pass_name: str, metric: str, samples: list[float]) -> dict[str, Any]:
-        e = estimate(samples)
-        values = {"value": e.median, "low": e.low, "high": e.high, "samples": e.samples}
-        return {"implementation": implementation, "pass": pass_name, "metric": metric, "unit": "ms", **values}
-
-    yield record("copy", "copy", "median_ms", cuda_times_ms(workload.copy()))
+def measure(shape: Shape) -> Iterator[Emission]:
+    """Yield what one shape gives: times by pass and implementation, and notes on what is left out."""
+    workload = Workload(shape, DEVICE)
+    taking_part = {}
     for name, implementation in IMPLEMENTATIONS.items():
-        if name == "torch_compile_max_autotune" and shape not in AUTOTUNED:
-            continue
+        reason = _obstacle_of(workload, implementation, shape)
+        if reason:
+            yield Note(f"{name}: {reason}")
+        else:
+            taking_part[name] = implementation
+    for pass_name in PASSES:
+        able = [n for n, implementation in taking_part.items() if pass_name in workload.passes(implementation)]
+        calls = [workload.copy(), *(workload.call(taking_part[name], pass_name) for name in able)]
+        yield samples_of("time", pass_name, dict(zip((COPY, *able), paired_cuda_times_ms(*calls), strict=True)))
+        if pass_name == "fwd_bwd" and shape.num_bytes < 2**20:
+            walls = [cuda_wall_ms(call) for call in calls[1:]]
+            yield samples_of("wall_time", pass_name, dict(zip(able, walls, strict=True)))
+    yield scalar("size", "bytes", shape.num_bytes)
+    forget_compiled()
+
+
+def _obstacle_of(workload: Workload, implementation: Implementation, shape: Shape) -> str | None:
+    """Return why an implementation is not timed, or None: it is missing, it fails, or its result is wrong."""
+    if implementation.name == "torch_compile_max_autotune" and shape not in AUTOTUNED:
+        return "compiles for minutes, compared at some shapes only"
+    reason = implementation.obstacle(workload.x)
+    if reason is None:
         try:
-            obstacle = implementation.obstacle(workload.x)
-            if obstacle is not None:
-                yield {"implementation": name, "pass": "all", "metric": "outcome", "outcome": obstacle}
-                continue
             workload.check(implementation)
-            for pass_name in workload.passes(implementation):
-                call = workload.call(implementation, pass_name)
-                yield record(name, pass_name, "median_ms", cuda_times_ms(call))
-                if pass_name == "fwd_bwd" and shape.num_bytes < 2**20:
-                    yield record(name, pass_name, "wall_ms", cuda_wall_ms(call))
         except Exception as error:  # one implementation's failure must not lose the others' numbers
-            outcome = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-            yield {"implementation": name, "pass": "all", "metric": "outcome", "outcome": outcome}
-        forget_compiled()
+            reason = _in_a_line(error)
+    return reason
+
+
+def _in_a_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+
+
+def samples_of(metric: str, pass_name: str, times: Mapping[str, Sequence[float]]) -> Measurement:
+    """Return the samples of a pass, equally many of each implementation, as one measurement."""
+    rounds = [i for samples in times.values() for i in range(len(samples))]
+    names = [name for name, samples in times.items() for _ in samples]
+    axes: dict[str, Sequence[Scalar]] = {
+        "pass": [pass_name] * len(names), "implementation": names, "round": rounds
+    }  # fmt: skip
+    return Measurement(metric, "ms", [float(x) for samples in times.values() for x in samples], axes)
+
+
+def trial(shape: Shape, identity: str, elapsed_s: float) -> Record:
+    """Measure one shape; what fails, or comes too late to be begun, is a record of the failure."""
+    started = time.perf_counter()
+    failure, emissions = None, []
+    if elapsed_s > LAST_START_S:
+        failure = Failure("timeout", f"not measured: the check had taken {elapsed_s:.0f} s by then", attempts=0)
+    else:
+        try:
+            emissions = list(measure(shape))
+        except Exception as error:
+            reason = "out_of_memory" if isinstance(error, torch.OutOfMemoryError) else "raised"
+            failure = Failure(reason, _in_a_line(error))
+    return Record(
+        experiment=NAME,
+        config={"shape": str(shape)},
+        identity=identity,
+        measurements=[emission for emission in emissions if isinstance(emission, Measurement)],
+        notes=[emission.text for emission in emissions if isinstance(emission, Note)],
+        seconds=time.perf_counter() - started,
+        failure=failure,
+    )
+
+
+def record_all(folder: ResultsFolder, start: float) -> list[Record]:
+    """Measure all shapes into `folder`, and draw the figure; return the records of the shapes that were measured."""
+    described = environment.describe(DEVICE)
+    run = RunName(NAME, PROFILE, environment.device_slug(DEVICE))
+    identity = environment.identity(described, Path(__file__), [], folder.token())
+    manifest = {
+        "profile": PROFILE, "trials": len(SHAPES), "environment": described,
+        "command": "python -m initbench_core.checks.gpu",
+    }  # fmt: skip
+    # A check is of one sitting: what an earlier one measured is set aside, never continued.
+    file = RecordFile(folder.records(run), identity, manifest, fresh=True)
+    records = []
+    for shape in SHAPES:
+        record = trial(shape, identity, time.monotonic() - start)
+        file.append(record)
+        if record.failure:
+            print(f"{shape}: {record.failure.message}", flush=True)
+        else:
+            records.append(record)
+            _show(record)
+    file.finish()
+    for line in [*file.warnings, folder.records(run), *draw_figures(folder, [NAME], lambda name: GpuCheck())]:
+        print(line)
+    return records
 
 
 def run_tests() -> bool:
@@ -137,43 +192,31 @@ def main() -> int:
         return 2
     start = time.monotonic()
     sound = options.no_tests or run_tests()
-    env = environment()
-    records: list[dict[str, Any]] = []
-    path = options.results / "gpu_check" / f"{device_slug('cuda')}.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        for shape in SHAPES:
-            if time.monotonic() - start > LAST_START_S:
-                print(f"{shape}: not measured, time is up")
-                continue
-            tensor = {"shape": list(shape.sizes), "dtype": shape.dtype, "memory": shape.memory, "label": str(shape)}
-            for record in measure(shape):
-                records.append({"experiment": "gpu_check", **tensor, "num_bytes": shape.num_bytes, **record})
-                file.write(json.dumps(records[-1] | {"environment": env}, allow_nan=False) + "\n")
-                file.flush()
-                _show(records[-1])
-    lines, met = summarize(records)
-    print("\n".join(lines))
-    from initbench_core.presentation.gpu_check_figure import draw
-
-    figure = path.with_suffix(".png")
-    draw(records, times_of(records), env, figure)
-    print(f"{path}\n{figure}\n{time.monotonic() - start:.0f} s")
-    return 0 if sound and met else 1
+    folder = ResultsFolder(options.results)
+    try:
+        folder.prepare()
+        with folder.lock():
+            records = record_all(folder, start)
+    except UserError as error:
+        print(f"gpu-check: {error}", file=sys.stderr)
+        return 2
+    targets = judge(rows(records))
+    print("\n".join(["", f"{'target':64}measured", *map(str, targets)]))
+    print(f"{time.monotonic() - start:.0f} s; `initbench report` puts it beside the experiments")
+    return 0 if sound and all(target.is_met for target in targets) else 1
 
 
-def _show(record: dict[str, Any]) -> None:
-    if "outcome" in record:
-        print(f"{record['label']:34} {record['implementation']:21} {record['outcome']}", flush=True)
-        return
-    gbps = ""
-    if record["pass"] in roofline.FUSED_PASSES and record["metric"] == "median_ms":
-        gbps = f"{roofline.bandwidth_gbps(record['pass'], record['num_bytes'], record['value']):8.0f} GB/s"
-    print(
-        f"{record['label']:34} {record['implementation']:21} {record['pass']:8} {record['metric']:9} "
-        f"{record['value']:9.4f} ms [{record['low']:.4f}, {record['high']:.4f}] {gbps}",
-        flush=True,
-    )
+def _show(record: Record) -> None:
+    for row in rows([record]).to_dict("records"):
+        gbps = f"{row['GB/s']:8.0f} GB/s" if row["clock"] == "device" else " " * 13
+        against = row["against eager"] if isinstance(row["against eager"], str) else ""
+        print(
+            f"{row['shape']:36} {row['implementation']:26} {row['pass']:9} {row['clock']:6} "
+            f"{row['ms']:9.4f} ms [{row['low']:.4f}, {row['high']:.4f}] {gbps}  {against}",
+            flush=True,
+        )
+    for note in record.notes:
+        print(note, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,97 +1,82 @@
-"""What the fused operator should reach on a GPU, judged on the records of one `gpu_check` run.
+"""What the fused operator should reach on a GPU, judged on the times of one `gpu_check` run.
 
 All targets are ratios of times measured in the same run, most of them to a copy of the same bytes.
 """
 
 import math
-from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
 
-from initbench_core.measurement.roofline import floor_ms
+import pandas as pd
 
-LARGE_BYTES = 64_000_000
-SMALL_SHAPE = [128, 128]
-FEW, MANY = [22_369_621, 3], [262_144, 256]
-
-Times = dict[tuple[str, str, str, str], float]
-
-
-def times_of(records: list[dict[str, Any]]) -> Times:
-    """Index the measured times by (label, implementation, pass, metric)."""
-    return {
-        (r["label"], r["implementation"], r["pass"], r["metric"]): r["value"] for r in records if "outcome" not in r
-    }
+OWN = "fused_triton"
+LARGE_MB = 64
+SMALL = "128x128 bfloat16"
+FEW, MANY = "22369621x3 bfloat16", "262144x256 bfloat16"
+COMPILED = ("torch_compile", "torch_compile_max_autotune")
 
 
-def speedups(records: list[dict[str, Any]], implementations: tuple[str, ...]) -> dict[str, float]:
-    """Return, by label, how much longer than the Triton backend the fastest of these takes (fwd_bwd)."""
-    times = times_of(records)
-    result = {}
-    for label in dict.fromkeys(r["label"] for r in records):
-        fused = times.get((label, "fused_triton", "fwd_bwd", "median_ms"))
-        others = [times.get((label, name, "fwd_bwd", "median_ms")) for name in implementations]
-        measured = [t for t in others if t is not None]
-        if fused is not None and measured:
-            result[label] = min(measured) / fused
-    return result
+@dataclass(frozen=True)
+class Target:
+    """One target and what was measured; without data the value is nan, and the target missed."""
+
+    text: str
+    value: float
+    least: float = -math.inf
+    most: float = math.inf
+
+    @property
+    def is_met(self) -> bool:
+        """Whether the value is there and within its bounds."""
+        return math.isfinite(self.value) and self.least <= self.value <= self.most
+
+    def __str__(self) -> str:
+        """Return a line: target, value, verdict."""
+        verdict = "met" if self.is_met else "MISSED" if math.isfinite(self.value) else "MISSED (not measured)"
+        return f"{self.text:64}{self.value:8.3f}  {verdict}"
 
 
-def over_floor(records: list[dict[str, Any]], pass_name: str) -> dict[str, float]:
-    """Return, by label of the large tensors, the fused pass's time over its floor."""
-    times = times_of(records)
-    large = dict.fromkeys(r["label"] for r in records if r["num_bytes"] >= LARGE_BYTES)
-    return {
-        label: times[label, "fused_triton", pass_name, "median_ms"]
-        / floor_ms(pass_name, times[label, "copy", "copy", "median_ms"])
-        for label in large
-        if (label, "fused_triton", pass_name, "median_ms") in times
-    }
+def judge(rows: pd.DataFrame) -> list[Target]:
+    """Judge all targets.
 
-
-def _ratio(
-    records: list[dict[str, Any]], numerator: tuple[Any, str], denominator: tuple[Any, str], metric: str
-) -> float:
-    """Return the ratio of two forward-and-backward times, each given by (sizes, implementation); NaN if missing."""
-    values = {(tuple(r["shape"]), r["implementation"]): r["value"] for r in records
-              if r.get("metric") == metric and r["pass"] == "fwd_bwd" and r["dtype"] == "bfloat16"}  # fmt: skip
-    a, b = (values.get((tuple(sizes), name), math.nan) for sizes, name in (numerator, denominator))
-    return a / b
-
-
-def summarize(records: list[dict[str, Any]]) -> tuple[list[str], bool]:
-    """Return a line per target and whether all were met; a target without data counts as missed."""
-    lines, met = ["", "target" + " " * 58 + "measured"], True
-
-    def line(text: str, value: float, *, least: float = -math.inf, most: float = math.inf) -> None:
-        nonlocal met
-        ok = math.isfinite(value) and least <= value <= most
-        met &= ok
-        lines.append(f"{text:64}{value:8.3f}  {'met' if ok else 'MISSED'}")
-
-    def worst(values: dict[str, float], pick: Callable[..., float]) -> float:
-        return pick(values.values()) if values else math.nan
-
-    def mean(values: dict[str, float]) -> float:
-        return math.exp(sum(map(math.log, values.values())) / len(values)) if values else math.nan
-
-    evaluation = {label: 1 / ratio for label, ratio in over_floor(records, "eval").items()}
-    line("eval, >= 64 MB: fraction of copy bandwidth >= 0.95, worst", worst(evaluation, min), least=0.95)
-    for name, text in (("fwd_train", "forward training"), ("bwd", "backward")):
-        line(
-            f"{text}, >= 64 MB: time over floor <= 1.10, worst",
-            worst(over_floor(records, name), max),
-            most=1.1,
+    Args:
+        rows: as `gpu_results.rows` returns them.
+    """
+    device = rows[rows["clock"] == "device"]
+    own = device[(device["implementation"] == OWN) & (device["MB"] >= LARGE_MB)]
+    floor = {name: group["time / floor"] for name, group in own.groupby("pass")}
+    empty = pd.Series(dtype=float)
+    targets = [
+        Target(
+            "eval, >= 64 MB: fraction of copy bandwidth >= 0.95, worst", 1 / floor.get("eval", empty).max(), least=0.95
         )
+    ]
+    for name, text in (("fwd_train", "forward training"), ("bwd", "backward")):
+        worst = floor.get(name, empty).max()
+        targets.append(Target(f"{text}, >= 64 MB: time over floor <= 1.10, worst", worst, most=1.1))
     for names, text, goal, least in (
         (("eager",), "eager", 2.0, 1.0),
-        (("torch_compile", "torch_compile_max_autotune"), "the better torch.compile", 1.2, 0.95),
+        (COMPILED, "the better torch.compile", 1.2, 0.95),
     ):
-        ratios = speedups(records, names)
-        line(f"fwd_bwd against {text}: geometric mean >= {goal}", mean(ratios), least=goal)
-        line(f"fwd_bwd against {text}: worst >= {least}", worst(ratios, min), least=least)
-    few = _ratio(records, (FEW, "fused_triton"), (MANY, "fused_triton"), "median_ms")
-    line("3 channels against 256, equal bytes: time ratio <= 1.3", few, most=1.3)
-    for metric in ("median_ms", "wall_ms"):
-        small = _ratio(records, (SMALL_SHAPE, "fused_triton"), (SMALL_SHAPE, "eager"), metric)
-        line(f"128 x 128 against eager, {metric}: time ratio <= 1.0", small, most=1.0)
-    return lines, met
+        ratios = speedups(device, names)
+        mean = float(ratios.map(math.log).mean())
+        targets.append(Target(f"fwd_bwd against {text}: geometric mean >= {goal}", math.exp(mean), least=goal))
+        targets.append(Target(f"fwd_bwd against {text}: worst >= {least}", ratios.min(), least=least))
+    few, many = (_fwd_bwd(device, shape, OWN) for shape in (FEW, MANY))
+    targets.append(Target("3 channels against 256, equal bytes: time ratio <= 1.3", few / many, most=1.3))
+    for clock in ("device", "host"):
+        part = rows[rows["clock"] == clock]
+        ratio = _fwd_bwd(part, SMALL, OWN) / _fwd_bwd(part, SMALL, "eager")
+        targets.append(Target(f"128 x 128 against eager, {clock} clock: time ratio <= 1.0", ratio, most=1.0))
+    return targets
+
+
+def speedups(rows: pd.DataFrame, implementations: tuple[str, ...]) -> pd.Series:
+    """Return, by shape, how much longer than the project's operator the fastest of these takes (fwd_bwd)."""
+    whole = rows[rows["pass"] == "fwd_bwd"]
+    best = whole[whole["implementation"].isin(implementations)].groupby("shape")["ms"].min()
+    return (best / whole[whole["implementation"] == OWN].set_index("shape")["ms"]).dropna()
+
+
+def _fwd_bwd(rows: pd.DataFrame, shape: str, implementation: str) -> float:
+    found = rows[(rows["shape"] == shape) & (rows["implementation"] == implementation) & (rows["pass"] == "fwd_bwd")]
+    return float(found["ms"].iloc[0]) if len(found) else math.nan

@@ -1,56 +1,37 @@
 """The figure of `gpu_check`: how close each implementation comes to the memory floor, for every shape."""
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+import pandas as pd
+from matplotlib.figure import Figure
 
-from initbench_core.measurement.roofline import floor_ms
+from initbench_core.presentation import plots
 
-PASSES = ("eval", "fwd_train", "bwd", "fwd_bwd")
 TITLES = {"eval": "evaluation", "fwd_train": "forward", "bwd": "backward", "fwd_bwd": "forward + backward"}
+MARKERS = "oDs^vPXd*"
 
 
-def draw(
-    records: list[dict[str, Any]],
-    times: Mapping[tuple[str, str, str, str], float],
-    environment: dict[str, str],
-    path: Path,
-) -> None:
-    """Draw one panel per pass: floor over time, 1 being a copy's bandwidth at the fused passes' bytes.
+def draw(rows: pd.DataFrame) -> Figure:
+    """Draw a panel per pass: floor over time, 1 being a copy's bandwidth at the fused passes' bytes.
 
     Args:
-        records: of the whole run, in order.
-        times: milliseconds by (label, implementation, pass, metric).
-        environment: device and versions, for the title.
-        path: of the PNG.
+        rows: "shape", "pass", "clock", "implementation" and "time / floor"; of the device's clock are drawn.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    labels = list(dict.fromkeys(r["label"] for r in records))
-    names = [name for name in dict.fromkeys(r["implementation"] for r in records) if name != "copy"]
-    figure, axes = plt.subplots(1, len(PASSES), figsize=(16, 1.5 + 0.42 * len(labels)), sharey=True)
-    height = 0.8 / max(1, len(names))
-    for axis, pass_name in zip(axes, PASSES, strict=True):
+    rows = rows[rows["clock"] == "device"]
+    shapes, names = list(rows["shape"].unique()), list(rows["implementation"].unique())
+    figure, axes = plots.panels(
+        1, len(TITLES), title="BatchNorm + ReLU on a GPU: floor / time (1: a copy's bandwidth; right is faster)",
+        width=14.0, height=1.5 + 0.32 * len(shapes), sharey=True, squeeze=False,
+    )  # fmt: skip
+    for panel, (pass_name, title) in zip(axes[0], TITLES.items(), strict=True):
         for i, name in enumerate(names):
-            rows, fractions = [], []
-            for row, label in enumerate(labels):
-                time = times.get((label, name, pass_name, "median_ms"))
-                copy = times.get((label, "copy", "copy", "median_ms"))
-                if time is not None and copy is not None:
-                    rows.append(row + (i - (len(names) - 1) / 2) * height)
-                    fractions.append(floor_ms(pass_name, copy) / time)
-            axis.barh(rows, fractions, height, label=name, color=f"C{i}")
-        axis.axvline(1, color="0.3", linewidth=0.8)
-        axis.set(title=TITLES[pass_name], xlabel="memory floor / time")
-    axes[0].set_yticks(range(len(labels)), labels)
-    axes[0].invert_yaxis()
-    handles, texts = axes[0].get_legend_handles_labels()
-    figure.legend(handles, texts, loc="lower center", ncols=max(1, len(names)), frameon=False)
-    versions = ", ".join(f"{key} {environment[key]}" for key in ("torch", "triton", "date"))
-    figure.suptitle(f"BatchNorm + ReLU on {environment['device']} ({versions})")
-    figure.tight_layout(rect=(0, 0.04, 1, 0.98))
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+            part = rows[(rows["pass"] == pass_name) & (rows["implementation"] == name)]
+            places = [shapes.index(shape) for shape in part["shape"]]
+            color, marker = plots.CYCLE[i % len(plots.CYCLE)], MARKERS[i % len(MARKERS)]
+            panel.plot(1 / part["time / floor"], places, ls="", marker=marker, color=color, ms=6, label=name)
+        panel.axvline(1, color=plots.INK, ls=(0, (4, 2)), lw=1.0)
+        panel.set_xlim(0, max(1.1, *panel.get_xlim()))
+        panel.set_yticks(range(len(shapes)), shapes)
+        plots.label(panel, x="floor / time", y="", title=title)
+    axes[0][0].invert_yaxis()
+    handles, texts = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, texts, loc="outside lower center", ncols=max(1, len(names)))
+    return figure

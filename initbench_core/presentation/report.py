@@ -1,46 +1,17 @@
-"""From records to figures and to the report, README.md and index.html.
+"""From records to the report, README.md and index.html.
 
 What an experiment's records mean only the experiment knows: the callers pass a function that finds it by name.
 """
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import jinja2
 
 from initbench_core.presentation import page
-from initbench_core.presentation.plots import style
-from initbench_core.presentation.section import INTERVALS, OUTCOME_MEANING, Find, collect, figure_path, is_finished
+from initbench_core.presentation.section import INTERVALS, OUTCOME_MEANING, Find, collect
 from initbench_core.presentation.tables import escaped, markdown
-from initbench_core.records.files import describe, replace_file
+from initbench_core.records.files import replace_file
 from initbench_core.records.folder import ResultsFolder
-from initbench_core.records.store import read_whole
-
-
-def draw_figures(folder: ResultsFolder, experiments: Iterable[str], find: Find) -> list[Path]:
-    """Draw every finished run of `experiments`; return the files."""
-    wanted = set(experiments)
-    paths = []
-    for run in folder.recorded():
-        if run.experiment not in wanted or not is_finished(folder, run):
-            continue
-        content = read_whole(folder.records(run))
-        with style():
-            try:
-                figures = find(run.experiment).figures(content.records)
-            except Exception:
-                # Where trials failed, what a figure shows may be missing altogether; the report names them.
-                if content.failed:
-                    continue
-                raise
-            for name, figure in figures.items():
-                path = figure_path(folder, run, name)
-                try:
-                    figure.savefig(path)
-                except OSError as error:
-                    raise describe(error, path) from error
-                paths.append(path)
-    return paths
 
 
 def write_report(folder: ResultsFolder, find: Find) -> list[Path]:

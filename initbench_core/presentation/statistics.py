@@ -26,7 +26,9 @@ class Interval(NamedTuple):
     high: float
 
     def __format__(self, form: str) -> str:
-        """Return "center (95% low to high)", each number in the format `form`."""
+        """Return "center (95% low to high)", each number in the format `form`; or say what is missing."""
+        if math.isnan(self.center):
+            return "no finite value"
         if not math.isfinite(self.low):
             return f"{self.center:{form}} (no interval)"
         return f"{self.center:{form}} (95% {self.low:{form}} to {self.high:{form}})"
@@ -141,7 +143,8 @@ class RestrictedMean(NamedTuple):
     def __format__(self, form: str) -> str:
         """Return "center (95% low to high; reached by 4 of 5)"; "at least" where a trial is censored."""
         least = "at least " if self.reached < self.n else ""
-        ends = f"95% {self.low:{form}} to {self.high:{form}}; " if math.isfinite(self.low) else ""
+        # Where no trial got there, the interval is the budget alone and says nothing.
+        ends = f"95% {self.low:{form}} to {self.high:{form}}; " if math.isfinite(self.low) and self.reached else ""
         return f"{least}{self.center:{form}} ({ends}reached by {self.reached} of {self.n})"
 
 

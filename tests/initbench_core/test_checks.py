@@ -1,19 +1,31 @@
 """The two commands that judge speed: what they say where they cannot measure, and what they count."""
 
+import dataclasses
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from initbench_core import catalogue
 from initbench_core.checks import cpu as cpu_check
 from initbench_core.checks import gpu as gpu_check
 from initbench_core.checks.cpu import peak_activations
-from initbench_core.checks.gpu_targets import FEW, MANY, SMALL_SHAPE, summarize, times_of
+from initbench_core.checks.gpu_results import GpuCheck, rows
+from initbench_core.checks.gpu_targets import FEW, MANY, SMALL, judge
+from initbench_core.comparison.changes import compare
+from initbench_core.comparison.sources import pairs
 from initbench_core.measurement.roofline import FUSED_PASSES, floor_ms
 from initbench_core.measurement.shapes import Shape
-from initbench_core.presentation.gpu_check_figure import draw
+from initbench_core.networks.implementations import IMPLEMENTATIONS
+from initbench_core.presentation.report import write_report
+from initbench_core.records.folder import ResultsFolder, RunName
+from initbench_core.records.schema import Record, scalar
+from initbench_core.records.store import read_whole
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="tells what happens without a CUDA device")
@@ -35,46 +47,111 @@ def test_the_fused_operator_holds_one_activation_less() -> None:
     assert 1.0 <= peak_activations("fused_eager", shape) < 1.1
 
 
-def records_at(fused: float, eager: float, copy: float = 1.0) -> list[dict[str, object]]:
-    """Invent a run in which every pass takes `fused` and `eager` times its floor."""
+def records_at(fused: float, eager: float, copy: float = 1.0) -> list[Record]:
+    """Invent a run in which every pass takes `fused` and `eager` times its floor, with no noise."""
     records = []
     for shape in gpu_check.SHAPES:
-        tensor = {"label": str(shape), "shape": list(shape.sizes), "dtype": shape.dtype, "num_bytes": shape.num_bytes}
-        records.append({**tensor, "implementation": "copy", "pass": "copy", "metric": "median_ms", "value": copy})
-        for name, factor in (("fused_triton", fused), ("eager", eager), ("torch_compile", eager)):
-            for pass_name in FUSED_PASSES:
-                for metric in ("median_ms", "wall_ms"):
-                    value = factor * floor_ms(pass_name, copy)
-                    records.append(
-                        {**tensor, "implementation": name, "pass": pass_name, "metric": metric, "value": value}
-                    )
+        measured = [scalar("size", "bytes", shape.num_bytes)]
+        for pass_name in FUSED_PASSES:
+            factors = {"fused_triton": fused, "eager": eager, "torch_compile": eager}
+            ms = {name: [factor * floor_ms(pass_name, copy)] * 3 for name, factor in factors.items()}
+            measured.append(gpu_check.samples_of("time", pass_name, {"copy": [copy] * 3, **ms}))
+            measured.append(gpu_check.samples_of("wall_time", pass_name, ms))
+        records.append(Record("gpu_check", {"shape": str(shape)}, "me", measured))
     return records
 
 
 def test_targets_are_judged() -> None:
     """A run at the floor meets every target; a slow one, one slower than eager and an empty one do not."""
-    lines, met = summarize(records_at(fused=1.0, eager=2.5))
-    assert met, lines
-    assert not summarize(records_at(fused=1.2, eager=3.0))[1]
-    assert not summarize(records_at(fused=1.0, eager=0.9))[1]
-    lines, met = summarize([])
-    assert not met
-    assert all(line.endswith("MISSED") for line in lines[2:])
+    targets = judge(rows(records_at(fused=1.0, eager=2.5)))
+    assert all(target.is_met for target in targets), targets
+    assert targets[0].value == pytest.approx(1.0)
+    assert targets[3].value == pytest.approx(2.5)
+    assert not all(target.is_met for target in judge(rows(records_at(fused=1.2, eager=3.0))))
+    assert not all(target.is_met for target in judge(rows(records_at(fused=1.0, eager=0.9))))
+    nothing = judge(rows([]))
+    assert len(nothing) == len(targets)
+    assert all(str(target).endswith("MISSED (not measured)") for target in nothing)
 
 
 def test_equal_bytes() -> None:
-    """The shapes that a target compares hold the same bytes, to one part in a million."""
-    sizes = {tuple(shape.sizes): shape.num_bytes for shape in gpu_check.SHAPES if shape.dtype == "bfloat16"}
-    assert sizes[tuple(FEW)] == pytest.approx(sizes[tuple(MANY)], rel=1e-6)
-    assert tuple(SMALL_SHAPE) in sizes
+    """The shapes that a target compares hold the same bytes, to one part in a million, and are measured."""
+    sizes = {str(shape): shape.num_bytes for shape in gpu_check.SHAPES}
+    assert sizes[FEW] == pytest.approx(sizes[MANY], rel=1e-6)
+    assert SMALL in sizes
 
 
-def test_figure(tmp_path: Path) -> None:
-    """A figure is drawn, also of a run that lost implementations on the way."""
-    environment = {"device": "a device", "torch": "2", "triton": "3", "date": "today"}
-    records = records_at(1.0, 2.0)[:-3]
-    draw(records, times_of(records), environment, tmp_path / "figure.png")
-    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+def test_figure_and_findings() -> None:
+    """Also of a run that lost the times of the small shape, on which two targets are judged."""
+    records = records_at(1.0, 2.0)
+    records[3] = dataclasses.replace(
+        records[3], measurements=records[3].measurements[:2], notes=["apex: not installed"]
+    )
+    check = GpuCheck()
+    assert len(check.figures(records)["floor"].axes) == 4
+    assert check.findings(records)[0] == "8 of 10 targets are met."
+    assert check.findings(records)[-1] == "Left out: apex: not installed."
+    assert "parity" not in set(check.table(records)["against eager"])
+    assert check.table(records_at(1.0, 1.0))["against eager"].str.startswith("parity").sum() == 19 * 4 * 2 * 2
+
+
+@pytest.fixture
+def pretended_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the check on the CPU with a clock that always tells 2 ms, on four small shapes, the last one too late."""
+
+    def clock(*calls: Callable[[], object]) -> np.ndarray:
+        results = [call() for call in calls]
+        assert all(result is not None for result in results), "what is timed runs"
+        if getattr(results[0], "shape", None) == (7, 3):
+            raise torch.OutOfMemoryError("no room")
+        return np.full((len(calls), 3), 2.0)
+
+    def wrong(*arguments: Any) -> torch.Tensor:
+        return IMPLEMENTATIONS["eager"].function(*arguments) + 1
+
+    chosen = {name: IMPLEMENTATIONS[name] for name in ("eager", "fused_eager", "fused_triton")}
+    chosen["wrong"] = dataclasses.replace(chosen["eager"], name="wrong", function=wrong)
+    times = iter([0.0, 1.0, 2.0, 3.0, 1000.0, 1001.0])
+    monkeypatch.setattr(gpu_check, "DEVICE", "cpu")
+    monkeypatch.setattr(gpu_check, "obstacle", lambda: None)
+    monkeypatch.setattr(gpu_check, "run_tests", lambda: True)
+    monkeypatch.setattr(gpu_check, "paired_cuda_times_ms", clock)
+    monkeypatch.setattr(gpu_check, "cuda_wall_ms", lambda call: [1.0] * 5)
+    monkeypatch.setattr(gpu_check, "IMPLEMENTATIONS", chosen)
+    shapes = (Shape((64, 3)), Shape((8, 4, 5, 5), "bfloat16", "channels_last"), Shape((7, 3)), Shape((64, 5)))
+    monkeypatch.setattr(gpu_check, "SHAPES", shapes)
+    monkeypatch.setattr(gpu_check.time, "monotonic", lambda: next(times))
+
+
+def test_the_check_records_as_the_experiments_do(
+    pretended_gpu: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Report and compare read what it writes; wrong, failing and late ones are named and lose nothing."""
+    monkeypatch.setattr(sys, "argv", ["gpu", "--results", str(tmp_path)])
+    assert gpu_check.main() == 1, "targets for shapes that were not measured are missed"
+    output = capsys.readouterr().out
+    folder = ResultsFolder(tmp_path)
+    run = RunName("gpu_check", "full", "cpu")
+    assert folder.recorded() == [run]
+    content = read_whole(folder.records(run))
+    assert [record.config["shape"] for record in content.records] == ["64x3 float32", "8x4x5x5 bfloat16 channels_last"]
+    assert [record.failure.reason for record in content.failed if record.failure] == ["out_of_memory", "timeout"]
+    assert folder.manifest(run)["finished"] is True
+    for record in content.records:
+        assert any(note.startswith("wrong: WrongResultError: wrong at") for note in record.notes)
+        assert any(note.startswith("fused_triton: ") for note in record.notes)
+    assert (folder.figures / "gpu_check-floor-full-cpu.png").exists()
+    assert "64x3 float32" in output
+    assert "not measured: the check had taken" in output
+    readme, page = (path.read_text() for path in write_report(folder, catalogue.find))
+    for text in (readme, page):
+        assert "of 10 targets are met." in text
+        assert "WrongResultError" in text
+        assert "python -m initbench_core.checks.gpu" in page
+    path = str(folder.records(run))
+    changes = compare(pairs(path, path, tmp_path), min_difference=0.05)
+    assert {"time[bwd, fused_eager] / time[bwd, eager]", "wall_time[fwd_bwd, eager]"} <= {c.metric for c in changes}
+    assert {change.verdict for change in changes} == {"same"}
 
 
 def test_autotuned_shapes_are_among_the_shapes() -> None:
@@ -87,6 +164,14 @@ def test_cpu_check_measures_and_refuses(monkeypatch: pytest.MonkeyPatch, capsys:
     monkeypatch.setattr(sys, "argv", ["cpu", "64x3", "--rounds", "2"])
     assert cpu_check.main() in (0, 1)
     assert "64x3 float32" in capsys.readouterr().out
-    monkeypatch.setattr(sys, "argv", ["cpu", "64by3"])
-    assert cpu_check.main() == 2
-    assert "no shape '64by3'" in capsys.readouterr().err
+    for arguments, error in (
+        (["64by3"], "no shape '64by3'"),
+        (["--implementation", "fast"], "no implementation 'fast': choose from"),
+        (["--implementation", "apex"], "apex cannot run here: needs a cuda device"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["cpu", *arguments])
+        assert cpu_check.main() == 2
+        printed = capsys.readouterr()
+        assert error in printed.err
+        assert len(printed.err.splitlines()) == 1
+        assert not printed.out

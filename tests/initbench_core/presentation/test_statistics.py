@@ -112,6 +112,7 @@ def test_verdicts_and_parity() -> None:
     assert ratio_text(Interval(1.02, 0.98, 1.05)) == "parity (95% 0.98 to 1.05)"
     assert ratio_text(Interval(1.2, 1.1, 1.3)) == "1.20 (95% 1.10 to 1.30)"
     assert ratio_text(Interval(1.2, math.nan, math.nan)) == "1.20 (no interval)"
+    assert ratio_text(Interval(math.nan, math.nan, math.nan)) == "no finite value"
 
 
 def test_separation_says_yes_and_no() -> None:
