@@ -50,7 +50,7 @@ class Contest:
 
 
 def admit(workload: Workload, *, compiled: Collection[str]) -> Contest:
-    """Check every implementation on the workload; one that is missing or wrong is left out, with the reason.
+    """Check every implementation on the workload; one that is missing, fails or is wrong is left out, with the reason.
 
     Args:
         workload: what to run.
@@ -65,8 +65,8 @@ def admit(workload: Workload, *, compiled: Collection[str]) -> Contest:
             try:
                 seconds = _first_call_s(workload, row)
                 workload.check(row)
-            except Exception as error:  # whatever befalls one must not lose the others
-                obstacle = (str(error) or type(error).__name__).splitlines()[0]
+            except Exception as error:  # one implementation's failure, whatever it is, must not lose the others' times
+                obstacle = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         if obstacle is None:
             contest.first_call_s[name] = seconds
         else:
