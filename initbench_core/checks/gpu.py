@@ -28,7 +28,7 @@ from initbench_core.measurement import contest
 from initbench_core.measurement.shapes import Shape
 from initbench_core.measurement.timing import cuda_wall_ms
 from initbench_core.measurement.workload import PASSES, Workload
-from initbench_core.networks.implementations import IMPLEMENTATIONS, forget_compiled
+from initbench_core.networks.implementations import forget_compiled
 from initbench_core.presentation import speed
 from initbench_core.presentation.figures import draw_figures
 from initbench_core.records.folder import ResultsFolder, RunName
@@ -72,9 +72,7 @@ AUTOTUNED = frozenset(SHAPES[i] for i in (0, 1, 4, 5, 6))
 def measure(shape: Shape) -> Iterator[Emission]:
     """Yield what one shape gives: times by pass and implementation, and notes on what is left out."""
     forget_compiled()
-    compiled = {name for name, row in IMPLEMENTATIONS.items() if row.compiled}
-    if shape not in AUTOTUNED:
-        compiled -= {"torch_compile_max_autotune"}
+    compiled = ("torch_compile", "torch_compile_max_autotune") if shape in AUTOTUNED else ("torch_compile",)
     field = contest.admit(Workload(shape, DEVICE), compiled=compiled)
     for name, reason in field.left_out.items():
         yield Note(f"{name}: {reason}")
