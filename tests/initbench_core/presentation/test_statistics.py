@@ -104,10 +104,11 @@ def test_intervals_cover_the_truth(n: int) -> None:
 
 
 def test_verdicts_and_parity() -> None:
-    assert verdict([1.0, 1.1, 0.9]) == "decided"
+    assert verdict([1.0, 1.1, 0.9]) == verdict([-1.0, -1.1, -0.9]) == "decided"
     assert verdict([1.0, -1.1, 0.9]) == "not decided"
     assert verdict([1.0]) == "not decided"
     assert not is_parity(Interval(1.2, 1.1, 1.3))
+    assert not is_parity(Interval(0.8, 0.7, 0.9))
     assert is_parity(Interval(1.02, 0.98, 1.05))
     assert is_parity(Interval(1.02, math.nan, math.nan))
     assert ratio_text(Interval(1.02, 0.98, 1.05)) == "parity (95% 0.98 to 1.05)"
