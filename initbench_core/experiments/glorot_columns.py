@@ -177,18 +177,15 @@ def figures(records: Sequence[Record]) -> Mapping[str, Figure]:
     """Measured errors beside the published ones."""
     columns = _columns(records)
     seeds = max(len(cell) for cell in columns.values())
-    title = (
-        f"Standard and normalized weights, by activation: {described(str(records[0].config['data']))}, {seeds} seeds"
-    )
+    title = f"Standard and normalized weights: {described(str(records[0].config['data']))}, {seeds} seeds"
     figure, axes = plots.panels(1, 2, title=title, width=9.0, height=3.8)
     at, names = range(len(columns)), [f"{a}\n{i}" for a, i in columns]
     plots.points(axes[0], at, [interval(c["error"]) for c in columns.values()], name="", color=plots.CYCLE[0])
     for color, marker, name, k in ((plots.CYCLE[1], "s", "Shapeset", 0), (plots.CYCLE[2], "^", "MNIST", 1)):
         errors = [(PUBLISHED[c][k], np.nan, np.nan) for c in columns]
         plots.points(axes[1], at, errors, name=name, color=color, marker=marker)
-    for panel, lowest, text in zip(
-        axes, (5, 1), ("measured, 5 layers of 100, 95%", "published: table 1, 5 layers of 1,000"), strict=True
-    ):
+    titles = ("measured, 5 layers of 100, 95%", "published: table 1, 5 layers of 1,000")
+    for panel, lowest, text in zip(axes, (5, 1), titles, strict=True):
         panel.set_xticks(at, names, fontsize=8)
         ticks = [tick for tick in (1, 2, 5, 10, 20, 50, 100) if tick >= lowest]
         panel.set(yscale="log", yticks=ticks, yticklabels=ticks)
