@@ -4,11 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
-.PHONY: run test lint bench gpu-check clean
+.PHONY: run test lint bench asv gpu-check clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/run.stamp
-	$(BIN)/initbench run --profile quick
+	$(BIN)/initbench run --profile quick --jobs auto
 
 test: $(VENV)/test.stamp
 	$(BIN)/python -m pytest
@@ -18,8 +18,12 @@ lint: $(VENV)/dev.stamp
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(VENV)/bench.stamp
+bench: $(VENV)/test.stamp
 	$(BIN)/python -m pytest --benchmark-only
+
+# The current commit, saved in results/asv; the working tree's changes are not in it.
+asv: $(VENV)/test.stamp
+	$(BIN)/asv run
 
 gpu-check: $(VENV)/test.stamp
 	$(BIN)/python -m initbench_core.checks.gpu
@@ -40,10 +44,6 @@ $(VENV)/run.stamp: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/test.stamp: $(VENV)/run.stamp
 	$(PIP) --editable ".[test]"
-	@touch $@
-
-$(VENV)/bench.stamp: $(VENV)/run.stamp
-	$(PIP) --editable ".[test,bench]"
 	@touch $@
 
 $(VENV)/dev.stamp: $(VENV)/run.stamp

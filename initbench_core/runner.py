@@ -16,7 +16,7 @@ from initbench_core.presentation.report import write_report
 from initbench_core.records.files import make_folder
 from initbench_core.records.folder import ResultsFolder, RunName
 from initbench_core.records.store import RecordFile
-from initbench_core.training.data import DATASETS, DataSource
+from initbench_core.training.data import DATASETS, DataSource, described
 from initbench_core.training.setting import PROFILES, SEEDS, Setting
 from initbench_core.training.sweep import is_recorded, sweep
 
@@ -106,7 +106,7 @@ def _run(
     """
     setting = replace(setting, device=place.device)
     configs = experiment.grid(setting)
-    data = sorted({config.data for config in configs if hasattr(config, "data")})
+    data = sorted({config.data for config in configs if getattr(config, "data", "")})
     records = RecordFile(
         folder.records(RunName(experiment.name, setting.profile, place.device_slug)),
         environment.identity(place.environment, experiment.source, data, folder.token()),
@@ -114,7 +114,7 @@ def _run(
             "profile": setting.profile,
             "seeds": setting.seeds,
             "trials": len(configs),
-            "data": data,
+            "data": [described(name) for name in data],
             "environment": place.environment,
         },
         fresh=fresh,

@@ -1,6 +1,6 @@
 """Is the operator's eager backend as fast on this CPU as nn.BatchNorm and nn.ReLU in a row?
 
-    python -m initbench_core.checks.cpu
+    python -m initbench_core.checks.cpu [SHAPE ...] [--implementation NAME]
 
 Prints, for every shape, the ratio of forward and backward times (pair over fused: above 1, fused is faster), as the
 median of interleaved rounds with a 95% bootstrap interval, and how many activations fewer the fused operator holds at
@@ -18,7 +18,7 @@ from initbench_core.measurement.memory import peak_bytes
 from initbench_core.measurement.shapes import Shape, parse
 from initbench_core.measurement.timing import estimate, paired_times_ms
 from initbench_core.measurement.workload import Workload
-from initbench_core.networks.implementations import BASELINE, implementation
+from initbench_core.networks.implementations import BASELINE, available, implementation
 
 # 1 MB and more.
 SHAPES = ("4096x64", "1024x256", "65536x18", "4096x1024", "262144x3", "65536x64", "16384x512", "262144x64")
@@ -30,11 +30,11 @@ def peak_activations(name: str, shape: Shape) -> float:
     return peak_bytes(call, "cpu") / shape.num_bytes
 
 
-def measure(shapes: list[Shape], rounds: int) -> bool:
+def measure(shapes: list[Shape], name: str, rounds: int) -> bool:
     """Print a row per shape and return whether the targets are met."""
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, forward and backward, {rounds} rounds")
     print(f"{'shape':>36} {'MB':>6} {'pair ms':>9} {'fused ms':>9} {'pair / fused':>24} {'peak saved':>11}")
-    pair, fused = implementation(BASELINE), implementation("fused_eager")
+    pair, fused = implementation(BASELINE), implementation(name)
     logs, worst = [], math.inf
     for shape in shapes:
         workload = Workload(shape)
@@ -43,7 +43,7 @@ def measure(shapes: list[Shape], rounds: int) -> bool:
             workload.call(pair, "fwd_bwd"), workload.call(fused, "fwd_bwd"), rounds=rounds
         )
         ratio = estimate(pair_ms / fused_ms)
-        saved = peak_activations(BASELINE, shape) - peak_activations("fused_eager", shape)
+        saved = peak_activations(BASELINE, shape) - peak_activations(name, shape)
         print(
             f"{shape!s:>36} {shape.num_bytes / 1e6:6.1f} {estimate(pair_ms).median:9.3f} "
             f"{estimate(fused_ms).median:9.3f} {ratio.median:9.3f} [{ratio.low:.3f}, {ratio.high:.3f}] {saved:11.2f}",
@@ -61,9 +61,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("shapes", nargs="*", default=SHAPES, help='such as "4096x64" or "32x64x56x56 bfloat16"')
     parser.add_argument("--rounds", type=int, default=40, help="samples of each per shape")
+    parser.add_argument("--implementation", default="fused_eager", help="what to hold against the pair")
     options = parser.parse_args()
     try:
-        return 0 if measure([parse(text) for text in options.shapes], options.rounds) else 1
+        if (missing := available(options.implementation, "cpu")) is not None:
+            raise UserError(f"{options.implementation} cannot run here: {missing}")
+        return 0 if measure([parse(text) for text in options.shapes], options.implementation, options.rounds) else 1
     except UserError as error:
         print(f"checks.cpu: {error}", file=sys.stderr)
         return 2

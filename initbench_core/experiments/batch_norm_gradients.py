@@ -28,13 +28,15 @@ from torch import nn
 from initbench_core.networks import theory
 from initbench_core.networks.activations import Activation
 from initbench_core.networks.gains import exact_gain
-from initbench_core.networks.initializers import initialize_layers_
+from initbench_core.networks.initializers import initialize_layers_, scale_weights_
 from initbench_core.networks.models import mlp
 from initbench_core.presentation import plots
 from initbench_core.presentation.curves import distributions_by_layer
-from initbench_core.presentation.statistics import interval
+from initbench_core.presentation.statistics import Interval, interval
+from initbench_core.presentation.story import Claim
 from initbench_core.records.frame import tidy
 from initbench_core.records.schema import Emission, Measurement, Record
+from initbench_core.training.data import described
 from initbench_core.training.evaluation import loss_of
 from initbench_core.training.metrics import METRICS
 from initbench_core.training.probing import layer_signals
@@ -42,6 +44,7 @@ from initbench_core.training.setting import Setting
 from initbench_core.training.train import Recipe, train
 
 GROWTH_ACTIVATIONS = ("relu", "leaky_relu", "gelu", "silu", "tanh", "elu", "selu", "sigmoid")
+DATA = "digits5k"
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
@@ -49,7 +52,8 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 class Config:
     """One network."""
 
-    part: str  # "growth" (random data and gradient) or "training" (digits)
+    part: str  # "growth" (random data and gradient) or "training"
+    data: str  # what "training" trains on; "" for the random inputs of "growth"
     activation: str
     norm: str
     depth: int
@@ -65,26 +69,23 @@ def grid(setting: Setting) -> Iterator[Config]:
     for seed in range(setting.seeds):
         for activation in GROWTH_ACTIVATIONS:
             for norm in ("before", "none"):
-                yield Config("growth", activation, norm, depth, width, batch=width, epochs=0, seed=seed)
+                yield Config("growth", "", activation, norm, depth, width, batch=width, epochs=0, seed=seed)
         for activation in ("relu", "elu"):
             for norm in ("before", "none"):
                 for epochs in (0, setting.pick(smoke=1, quick=16, full=80)):
-                    yield Config("training", activation, norm, 10, 100, batch=256, epochs=epochs, seed=seed)
+                    yield Config("training", DATA, activation, norm, 10, 100, batch=256, epochs=epochs, seed=seed)
 
 
 def run(config: Config, setting: Setting) -> Iterator[Emission]:
     """Build the network, train it if asked, and look into it in training mode."""
-    data = setting.data.load("digits5k").to(setting.device) if config.part == "training" else None
+    data = setting.data.load(config.data).to(setting.device) if config.data else None
     inputs, outputs = (784, 10) if data else (config.width, config.width)
     model = nn.Sequential(
         nn.Flatten(),
         *mlp(inputs, config.width, config.depth, outputs, activation=config.activation, norm=config.norm),
     ).to(setting.device)
     initialize_layers_(model, "kaiming_normal", nonlinearity="linear")
-    with torch.no_grad():
-        for layer in model.modules():
-            if isinstance(layer, nn.Linear):
-                layer.weight *= exact_gain(config.activation)
+    scale_weights_(model, exact_gain(config.activation))
     layers = [m for m in model if isinstance(m, Activation)]
     if data is None:
         x = torch.randn(config.batch, config.width, device=setting.device)
@@ -130,10 +131,17 @@ def growth(records: Sequence[Record]) -> pd.DataFrame:
         wide = group.pivot(index="seed", columns="layer", values="value").to_numpy()
         first, last = wide.shape[1] // 4, wide.shape[1] - 2
         factors = (wide[:, first] / wide[:, last]) ** (1 / (last - first))
-        center, low, high = interval(factors, log=True)
-        rho = theory.batch_norm_gradient_growth(str(activation)) if norm == "before" else float("nan")
-        rows.append([activation, norm, center, low, high, rho, len(factors)])
-    return pd.DataFrame(rows, columns=["activation", "BatchNorm", "growth per layer", "low", "high", "theory rho", "n"])
+        predicted = _predicted(str(activation), str(norm), first, last)
+        rows.append([activation, norm, *interval(factors, log=True), predicted, len(factors)])
+    return pd.DataFrame(rows, columns=["activation", "BatchNorm", "growth per layer", "low", "high", "theory", "n"])
+
+
+def _predicted(activation: str, norm: str, first: int, last: int) -> float:
+    """Theory's growth per layer from activation `first` to `last`, counted from 0."""
+    if norm == "before":
+        return theory.batch_norm_gradient_growth(activation)
+    factors = theory.plain_gradient_growth(last + 1, exact_gain(activation) ** 2, activation)
+    return float(np.exp(np.log(factors[first + 1 :]).mean()))
 
 
 def table(records: Sequence[Record]) -> pd.DataFrame:
@@ -149,20 +157,34 @@ def findings(records: Sequence[Record]) -> Iterator[str]:
     relu, sigmoid = normalized.loc["relu"], normalized.loc["sigmoid"]
     yield (
         f"At initialization BatchNorm multiplies ReLU's gradient second moment by {relu['growth per layer']:.3f} "
-        f"per layer (theory {relu['theory rho']:.3f}), where He's weights alone give {float(plain['relu']):.3f}; of "
-        f"sigmoid's by {sigmoid['growth per layer']:.3f} (theory {sigmoid['theory rho']:.3f}), where they vanish by "
+        f"per layer (theory {relu['theory']:.3f}), where He's weights alone give {float(plain['relu']):.3f}; of "
+        f"sigmoid's by {sigmoid['growth per layer']:.3f} (theory {sigmoid['theory']:.3f}), where they vanish by "
         f"{float(plain['sigmoid']):.3f} without it."
     )
-    worst = (normalized["growth per layer"] / normalized["theory rho"] - 1).abs()
+    off = [100 * (part["growth per layer"] / part["theory"] - 1).abs().max() for _, part in rows.groupby("BatchNorm")]
     yield (
-        f"Over eight activations the growth with BatchNorm is within {100 * worst.max():.1f}% of rho = E[phi'^2] / "
-        f"Var[phi], between {normalized['growth per layer'].min():.3f} and {normalized['growth per layer'].max():.3f}; "
-        f"without it, between {plain.min():.3f} and {plain.max():.3f}."
+        f"Over eight activations the growth with BatchNorm is within {off[0]:.1f}% of E[phi'^2] / Var[phi], between "
+        f"{normalized['growth per layer'].min():.3f} and {normalized['growth per layer'].max():.3f}; without it within "
+        f"{off[1]:.1f}% of mean-field theory, between {plain.min():.3f} and {plain.max():.3f}."
     )
     frame = tidy([r for r in records if r.config["part"] == "training" and r.config["epochs"] == 0])
     start = frame[(frame["metric"] == "activation_mean") & (frame["norm"] == "before")]
     means = start.groupby("activation")["value"].mean()
     yield f"Behind BatchNorm ELU's mean is {means['elu']:.3f} and ReLU's {means['relu']:.3f}: nearer zero, not zero."
+
+
+def claims(records: Sequence[Record]) -> Iterator[Claim]:
+    """What BatchNorm does to gradients at initialization: harm for ReLU, a rescue for sigmoid."""
+    for (activation, norm), (chapter, what) in {
+        ("relu", "none"): ("initialization", "He's weights alone keep a deep ReLU network's gradient in scale"),
+        ("sigmoid", "none"): ("initialization", "The gradient of a sigmoid network vanishes at the best gain too"),
+        ("sigmoid", "before"): ("batch_norm_adds", "BatchNorm keeps a sigmoid network's gradient"),
+        ("relu", "before"): ("batch_norm_does_not_help", "BatchNorm makes a deep ReLU network's gradient explode"),
+    }.items():
+        row = growth([r for r in records if (r.config["activation"], r.config["norm"]) == (activation, norm)]).iloc[0]
+        measured = Interval(*row[["growth per layer", "low", "high"]])
+        sentence = f"{what}: factor of its second moment per layer toward the input, at initialization"
+        yield Claim(chapter, sentence, measured, int(row["n"]), float(row["theory"]), form=".3f")
 
 
 def figures(records: Sequence[Record]) -> Mapping[str, Figure]:
@@ -194,13 +216,14 @@ def _draw_growth(records: Sequence[Record]) -> Figure:
     axes[0].xaxis.get_major_locator().set_params(integer=True)
     plots.label(axes[0], x="layer", y="gradient's second moment / last layer's", title="ReLU, at initialization")
     axes[0].legend()
-    normalized = rows[rows["BatchNorm"] == "before"].sort_values("theory rho")
+    normalized = rows[rows["BatchNorm"] == "before"].sort_values("theory")
     plain = rows[rows["BatchNorm"] == "none"].set_index("activation").loc[normalized["activation"]]
     at = np.arange(len(normalized))
     for color, part, name in ((plots.CYCLE[0], normalized, "with BatchNorm"), (plots.CYCLE[1], plain, "without")):
         spread = np.abs(np.stack([part["growth per layer"] - part["low"], part["high"] - part["growth per layer"]]))
         axes[1].errorbar(at, part["growth per layer"], yerr=spread, fmt="o", color=color, ms=5, capsize=3, label=name)
-    axes[1].plot(at, normalized["theory rho"], ls="", marker="_", ms=18, mew=1.6, color=plots.INK, label="theory rho")
+        axes[1].plot(at, part["theory"], ls="", marker="_", ms=18, mew=1.2, color=plots.INK)
+    axes[1].plot([], [], ls="", marker="_", ms=12, mew=1.2, color=plots.INK, label="theory")
     axes[1].set_xticks(at, normalized["activation"], rotation=30)
     plots.label(
         axes[1], x="", y="growth per layer", title=f"all activations ({int(rows['n'].min())} seeds, 95% interval)"
@@ -213,7 +236,7 @@ def _draw_distribution(records: Sequence[Record], kind: str) -> Figure:
     frame = tidy([r for r in records if r.config["part"] == "training" and r.config["seed"] == 0])
     looks = sorted(frame["epochs"].unique())
     figure, axes = plots.panels(
-        2, 4, title=f"{kind.capitalize()}s at each of 10 layers, from the same weights, without and with BatchNorm",
+        2, 4, title=f"{kind.capitalize()}s at each of 10 layers, from the same weights, on {described(DATA)}, 1 seed",
         width=11.0, height=2.4, sharex=True, sharey="col",
     )  # fmt: skip
     for i, norm in enumerate(("none", "before")):

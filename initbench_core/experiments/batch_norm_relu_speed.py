@@ -41,6 +41,7 @@ TIMED = True
 OWN = {"cpu": ("fused_eager", 1.1, 0.97), "cuda": ("fused_triton", 2.0, 1.0)}
 LARGE_MB = 1.0
 MOST_BYTES = {"cpu": 2**28, "cuda": 2**30}
+SHOWN = 24
 KEPT, PEAK, FIRST_CALL = "kept for backward / input", "peak of forward / input", "first call, s"
 
 # The quick profile: shape, and whether torch.compile, half a minute for three shapes, takes part.
@@ -96,7 +97,7 @@ def _measure(config: Config, setting: Setting) -> Iterator[Emission]:
     own, _, least = OWN[setting.device]
     rounds = setting.pick(smoke=2, quick=10, full=20)
     min_ms = setting.pick(smoke=0.0, quick=3.0, full=5.0)
-    most = setting.pick(smoke=2, quick=40, full=200)
+    most = setting.pick(smoke=2, quick=30, full=200)
     for pass_name in PASSES:
         if pass_name == "fwd_bwd":
             times = contest.times_until_decided_ms(
@@ -145,6 +146,20 @@ def table(records: Sequence[Record]) -> pd.DataFrame:
     return _rows(records).rename(columns={"case": "shape"})
 
 
+def summary(records: Sequence[Record]) -> pd.DataFrame:
+    """The speed-ups in a row per implementation, the missing ones with their reason: the README's table."""
+    return speed.summary(_rows(records), _titles(), speed_plots.PASS_TITLES, _left_out(records))
+
+
+def _titles() -> dict[str, str]:
+    return {name: row.title for name, row in IMPLEMENTATIONS.items()}
+
+
+def _left_out(records: Sequence[Record]) -> dict[str, str]:
+    notes = dict.fromkeys(note for record in records for note in record.notes if " is not measured: " in note)
+    return dict(note.split(" is not measured: ", 1) for note in notes)
+
+
 def findings(records: Sequence[Record]) -> Iterator[str]:
     """The target, then each implementation by pass, real networks, compilation, and what was not measured."""
     rows = _rows(records)
@@ -171,7 +186,7 @@ def findings(records: Sequence[Record]) -> Iterator[str]:
             )
         if row.compiled:
             yield f"A first call with {row.title} takes {group[FIRST_CALL].median():.1f} s (median)."
-    reasons = dict.fromkeys(note.replace(" is not measured", "") for record in records for note in record.notes)
+    reasons = [f"{name}: {reason}" for name, reason in _left_out(records).items()]
     yield f"Not measured: {'; '.join(reasons) or 'nothing'}."
 
 
@@ -189,15 +204,19 @@ def _judged(large: pd.DataFrame, own: str, goal: float, least: float) -> Iterato
 
 def figures(records: Sequence[Record]) -> Mapping[str, Figure]:
     """Speed-ups, bandwidths, latencies and memory."""
-    rows = _rows(records)
-    titles = {name: row.title for name, row in IMPLEMENTATIONS.items()}
+    rows, titles = _rows(records), _titles()
     memory = rows[rows["implementation"] != COPY].drop_duplicates(["case", "implementation"])
-    draw, name = speed_plots.against_size, "BatchNorm+ReLU"
+    cases = rows.drop_duplicates("case").sort_values("MB")["case"]
+    # So many rows are read at a glance; of more shapes every n-th by size stands for its neighbours.
+    shown = cases[:: -(-len(cases) // SHOWN)]
+    some = rows[rows["case"].isin(shown)]
+    draw, of = speed_plots.against_size, f"BatchNorm+ReLU ({len(cases)} shapes, medians)"
+    picked = of if len(shown) == len(cases) else f"BatchNorm+ReLU ({len(shown)} of {len(cases)} shapes, medians)"
     return {
-        "speedup": speed_plots.speedups(rows, titles, title=f"{name}: times as fast as eager PyTorch"),
-        "roofline": draw(rows, titles, "GB/s", title=f"{name}: bandwidth at the bytes of a fused pass", copy="a copy"),
-        "latency": draw(rows, titles, "ms", title=f"{name}: time of a call", copy="a copy of the tensor"),
+        "speedup": speed_plots.speedups(some, titles, title=f"{picked}: times as fast as eager PyTorch, 95% intervals"),
+        "roofline": draw(rows, titles, "GB/s", title=f"{of}: bandwidth at a fused pass's bytes", copy="a copy"),
+        "latency": draw(rows, titles, "ms", title=f"{of}: time of a call", copy="a copy of the tensor"),
         "memory": speed_plots.memory(
-            memory[["implementation", KEPT, PEAK]], titles, title=f"{name}: memory beside the input"
+            memory[["implementation", KEPT, PEAK]], titles, title="BatchNorm+ReLU: memory beside the input"
         ),
     }

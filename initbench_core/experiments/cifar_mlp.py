@@ -28,9 +28,10 @@ from initbench_core.networks.initializers import initialize_layers_
 from initbench_core.networks.models import mlp
 from initbench_core.presentation import plots
 from initbench_core.presentation.statistics import interval, spread, verdict
+from initbench_core.presentation.story import Claim
 from initbench_core.records.frame import per_trial, tidy
 from initbench_core.records.schema import Emission, Measurement, Record
-from initbench_core.training.data import Data, Split
+from initbench_core.training.data import Data, Split, described
 from initbench_core.training.setting import Setting
 from initbench_core.training.train import Recipe, train
 
@@ -145,7 +146,7 @@ def findings(records: Sequence[Record]) -> Iterator[str]:
     }
     for name, difference in gains.items():
         yield (
-            f"On {frame['data'].iloc[0]} {name} changes the test accuracy, paired, by "
+            f"On {described(frame['data'].iloc[0])} {name} changes the test accuracy, paired, by "
             f"{spread(difference, form='+.3f')}: {verdict(difference)}."
         )
     checks = tidy(records)
@@ -155,12 +156,25 @@ def findings(records: Sequence[Record]) -> Iterator[str]:
     yield f"Normalized by {source}, the channel means are 0 within {mean:.0e} and the stds 1 within {std:.0e}."
 
 
+def claims(records: Sequence[Record]) -> Iterator[Claim]:
+    """Where nothing can vanish or explode, BatchNorm has nothing to mend."""
+    frame = per_trial(records)
+    accuracy = frame.pivot(index="seed", columns=["init", "norm"], values="test_accuracy")
+    difference = (accuracy["kaiming_uniform", "before"] - accuracy["kaiming_uniform", "none"]).dropna()
+    sentence = (
+        f"With one hidden layer on {described(frame['data'].iloc[0])} BatchNorm changes the test accuracy: paired "
+        f"difference"
+    )
+    measured = interval(difference)
+    chapter = "batch_norm_adds" if measured.low > 0 else "batch_norm_does_not_help"
+    yield Claim(chapter, sentence, measured, len(difference), form="+.3f")
+
+
 def figures(records: Sequence[Record]) -> Mapping[str, Figure]:
     """Loss and accuracy on the validation split by epoch."""
     frame = tidy(records)
-    data = frame["data"].iloc[0]
-    kind = "CIFAR-10" if data == "cifar10" else "a synthetic stand-in, not CIFAR-10"
-    figure, axes = plots.panels(1, 2, title=f"One hidden layer on {kind} ({frame['seed'].nunique()} seeds)")
+    data = described(frame["data"].iloc[0])
+    figure, axes = plots.panels(1, 2, title=f"One hidden layer on {data}, {frame['seed'].nunique()} seeds")
     for color, (init, norm) in zip(plots.CYCLE, ARMS, strict=False):
         arm = frame[(frame["init"] == init) & (frame["norm"] == norm)]
         for panel, metric in zip(axes, ("validation_loss", "validation_accuracy"), strict=True):

@@ -24,9 +24,11 @@ from matplotlib.figure import Figure
 
 from initbench_core.networks.models import cnn
 from initbench_core.presentation import plots
-from initbench_core.presentation.statistics import interval, spread, verdict
+from initbench_core.presentation.statistics import bootstrap_ratio, interval, is_parity, spread, verdict
+from initbench_core.presentation.story import Claim
 from initbench_core.records.frame import per_trial, tidy
 from initbench_core.records.schema import Emission, Record
+from initbench_core.training.data import described
 from initbench_core.training.setting import Setting
 from initbench_core.training.train import Recipe, train
 
@@ -127,7 +129,7 @@ def findings(records: Sequence[Record]) -> Iterator[str]:
     arms = dict(_arms(records))
     loss = {name: cell["best_validation_loss"].to_numpy() for name, cell in arms.items()}
     control, after = loss["no BatchNorm"], loss["native, after ReLU"]
-    epochs, data = records[0].config["epochs"], records[0].config["data"]
+    epochs, data = records[0].config["epochs"], described(str(records[0].config["data"]))
     yield (
         f"After at most {epochs} epochs on {data} the validation loss is {spread(control)} without BatchNorm, the "
         f"control arm that the lecture lacked, and {spread(after)} with it after the ReLU."
@@ -138,16 +140,29 @@ def findings(records: Sequence[Record]) -> Iterator[str]:
     yield f"BatchNorm before the ReLU minus after it, paired: {spread(difference, form='+.3f')}; {verdict(difference)}."
 
 
+def claims(records: Sequence[Record]) -> Iterator[Claim]:
+    """What BatchNorm adds to the lecture's CNN, and whether its place matters."""
+    loss = {name: cell["best_validation_loss"].to_numpy() for name, cell in _arms(records)}
+    where = f"a small CNN on {described(str(records[0].config['data']))}: paired ratio of the validation losses"
+    for name, other, what in (
+        ("native, after ReLU", "no BatchNorm", "BatchNorm over none in the same epochs"),
+        ("native, before ReLU", "native, after ReLU", "BatchNorm before the ReLU over after it"),
+    ):
+        ratio = bootstrap_ratio(loss[name], loss[other])
+        chapter = "batch_norm_does_not_help" if is_parity(ratio) else "batch_norm_adds"
+        yield Claim(chapter, f"{what}, {where}", ratio, len(loss[name]))
+
+
 def figures(records: Sequence[Record]) -> Mapping[str, Figure]:
     """Learning curves of training and validation."""
     frame = tidy(records)
     frame = frame[(frame["dropout"] == 0.5) & (frame["weight_decay"] == 1e-4)]
     batches = frame[frame["metric"] == "train_loss"]["step"].max() / frame["epoch"].max()
-    data, seeds = frame["data"].iloc[0], frame["seed"].nunique()
+    data, seeds = described(frame["data"].iloc[0]), frame["seed"].nunique()
     best = frame[(frame["metric"] == "best_validation_loss") & (frame["implementation"] == "native")]
     last = best.groupby("norm")["value"].mean()
     figure, axes = plots.panels(
-        1, 2, title=f"Loss {last['none']:.2f} without BatchNorm, {last['after']:.2f} with it ({data}, {seeds} seeds)",
+        1, 2, title=f"Loss {last['none']:.2f} without BatchNorm, {last['after']:.2f} with it; {data}, {seeds} seeds",
         height=4.0, sharey=True,
     )  # fmt: skip
     for color, (norm, implementation) in zip(plots.CYCLE, ARMS, strict=False):

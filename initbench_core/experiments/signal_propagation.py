@@ -22,9 +22,10 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
-from initbench_core.networks.theory import relu_growth
+from initbench_core.networks.theory import he_log_law, relu_growth
 from initbench_core.presentation import plots
-from initbench_core.presentation.statistics import interval
+from initbench_core.presentation.statistics import Interval, interval
+from initbench_core.presentation.story import Claim
 from initbench_core.records.frame import tidy
 from initbench_core.records.schema import Emission, Measurement, Record
 from initbench_core.training.setting import Setting
@@ -71,7 +72,7 @@ def run(config: Config, setting: Setting) -> Iterator[Emission]:
         yield Measurement(name, "1", values.flatten().tolist(), axes)
 
 
-def per_layer_factor(frame: pd.DataFrame, metric: str, variance: float) -> tuple[float, float, float]:
+def per_layer_factor(frame: pd.DataFrame, metric: str, variance: float) -> Interval:
     """Return the geometric factor per layer (center, 95% low, high over networks), in the signal's direction."""
     chosen = frame[(frame["metric"] == metric) & (frame["variance"] == variance)]
     wide = chosen.pivot(index="draw", columns="layer", values="value")
@@ -103,6 +104,20 @@ def findings(records: Sequence[Record]) -> Iterator[str]:
     )
     center, low, high = per_layer_factor(frame, "gradient_variance", 0.02)
     yield f"Backward the factor at He's variance 0.02 is {center:.3f} ({low:.3f} to {high:.3f}): the same law."
+
+
+def claims(records: Sequence[Record]) -> Iterator[Claim]:
+    """The scale of the weights is what keeps, kills or blows up a signal, by theory's factor per layer."""
+    frame = tidy(records)
+    drift = math.exp(he_log_law(100)[0])
+    for variance, what in ((0.01, "half of He's loses"), (0.02, "He's keeps"), (0.1, "five times He's blows up")):
+        factor = per_layer_factor(frame, "activation_variance", variance)
+        sentence = (
+            f"A weight variance of {what} the signal of 50 ReLU layers of width 100: factor of its variance per layer, "
+            f"geometric over networks (for infinite width {relu_growth(100, variance):g})"
+        )
+        networks = frame["draw"].nunique()
+        yield Claim("initialization", sentence, factor, networks, drift * relu_growth(100, variance), form=".3f")
 
 
 def figures(records: Sequence[Record]) -> Mapping[str, Figure]:

@@ -26,7 +26,8 @@ from initbench_core.networks.initializers import initialize_layers_
 from initbench_core.networks.models import NORM_PLACES, mlp
 from initbench_core.presentation import plots
 from initbench_core.presentation.maps import outcome_map
-from initbench_core.presentation.statistics import spread
+from initbench_core.presentation.statistics import spread, wilson
+from initbench_core.presentation.story import Claim
 from initbench_core.records.frame import per_trial, tidy
 from initbench_core.records.schema import Emission, Record, scalar
 from initbench_core.training.data import Data, line
@@ -138,6 +139,25 @@ def findings(records: Sequence[Record]) -> Iterator[str]:
         f"Kaiming with BatchNorm, held-out loss: {spread(before['test_loss'])} before the ReLU, "
         f"{spread(after['test_loss'])} after it; {_trained(before)} and {_trained(after)} trained."
     )
+
+
+def claims(records: Sequence[Record]) -> Iterator[Claim]:
+    """Scale and normalization are two questions: BatchNorm does not mend every scale."""
+    where = "an MLP of 3 x 128 on y = 3x + noise (1,000 training points): fraction of seeds"
+    for chapter, init, norm, outcome, what in (
+        ("initialization", "kaiming_normal", "none", "trained", "Kaiming's weights train without BatchNorm"),
+        ("initialization", "normal(0.01)", "none", "stalled", "Weights of std 0.01 stall without BatchNorm"),
+        (
+            "batch_norm_does_not_help",
+            "normal(10)",
+            "before",
+            "diverged",
+            "Weights of std 10 diverge with BatchNorm too",
+        ),
+    ):
+        cell = _cell(records, init, norm)
+        measured = wilson((cell["outcome"] == outcome).sum(), len(cell))
+        yield Claim(chapter, f"{what}, {where}", measured, len(cell), form=".0%")
 
 
 def _trained(cell: pd.DataFrame) -> str:

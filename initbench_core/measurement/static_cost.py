@@ -167,9 +167,13 @@ def _enough(accesses: Counter[int], bits: int, needed: int) -> bool:
     return sum(count * (width // bits) for width, count in accesses.items()) >= needed
 
 
-def traffic_records() -> list[dict[str, Any]]:
-    """Return launches and bytes per element of every operator's runs, counted in an interpreting process."""
-    command = [sys.executable, "-m", "initbench_core.measurement.traffic", *OPERATORS]
+def traffic_records(match: str = "") -> list[dict[str, Any]]:
+    """Return launches and bytes per element of every operator's runs, counted in an interpreting process.
+
+    Args:
+        match: regular expression, searched in the names of the runs; the others are left out.
+    """
+    command = [sys.executable, "-m", "initbench_core.measurement.traffic", *OPERATORS, "--match", match]
     environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return [json.loads(line) for line in done.stdout.splitlines()]

@@ -4,8 +4,10 @@ These are the logical bytes that a kernel asks for, once for each element and ac
 memory if nothing were cached. They need no GPU, but a process with TRITON_INTERPRET=1 set before Triton is imported.
 """
 
+import argparse
 import importlib
 import json
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -99,12 +101,19 @@ def count_traffic() -> Iterator[Traffic]:
         yield traffic
 
 
-def main(operators: list[str]) -> int:
-    """Print one JSON line per run of these operators' `offline` modules."""
-    for name in operators:
+def main() -> int:
+    """Print one JSON line per run of the operators' `offline` modules."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("operators", nargs="+", help="modules with a generator `runs`")
+    parser.add_argument("--match", default="", help="regular expression on names of runs")
+    options = parser.parse_args()
+    for name in options.operators:
         for run in importlib.import_module(name).runs():
+            if not re.search(options.match, run.name):
+                continue
+            call = run.prepare()
             with count_traffic() as traffic:
-                run.call()
+                call()
             record = {
                 "name": run.name,
                 "elements": run.elements,
@@ -116,4 +125,4 @@ def main(operators: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

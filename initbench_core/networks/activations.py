@@ -9,13 +9,14 @@ from torch import nn
 LEAKY_SLOPE = 0.01  # nn.LeakyReLU's default
 
 # What bounded activations approach: there they are saturated, and their slope is gone.
-ASYMPTOTES = {"tanh": (-1.0, 1.0), "sigmoid": (0.0, 1.0)}
+ASYMPTOTES = {"tanh": (-1.0, 1.0), "softsign": (-1.0, 1.0), "sigmoid": (0.0, 1.0)}
 
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "linear": lambda z: z,
     "relu": torch.relu,
     "leaky_relu": lambda z: F.leaky_relu(z, LEAKY_SLOPE),
     "tanh": torch.tanh,
+    "softsign": F.softsign,
     "sigmoid": torch.sigmoid,
     "selu": torch.selu,
     "elu": F.elu,

@@ -10,6 +10,7 @@ pytest-benchmark find it in `IMPLEMENTATIONS`.
 
 import functools
 import importlib
+import logging
 import os
 import shutil
 import sysconfig
@@ -125,7 +126,7 @@ def _not_importable(module: str) -> str | None:
 def _with(module: str, *, device_type: str | None = None) -> Callable[[torch.device], str | None]:
     def missing(device: torch.device) -> str | None:
         if device_type not in (None, device.type):
-            return f"runs on {device_type} only"
+            return f"needs a {device_type} device"
         return _not_importable(module)
 
     return missing
@@ -142,7 +143,7 @@ def _compiler_missing(device: torch.device) -> str | None:
 
 
 def _compiler_missing_off_cuda(device: torch.device) -> str | None:
-    return _compiler_missing(device) if device.type == "cuda" else "compared on cuda only"
+    return _compiler_missing(device) if device.type == "cuda" else "needs a cuda device"
 
 
 def _triton_missing(device: torch.device) -> str | None:
@@ -185,6 +186,8 @@ def compiling_anew() -> Iterator[None]:
 @functools.cache
 def start_compiler(device: str) -> None:
     """Let torch.compile start up, once in a process, so that no shape's compilation pays for it."""
+    # It looks for a CUDA toolkit wherever it compiles, and warns in the middle of a run that there is no GPU to it.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     x, ones = torch.ones(2, 1, device=device), torch.ones(1, device=device)
     with compiling_anew():
         _compiled("default")(x.requires_grad_(), ones, ones, ones, ones, True, 0.1, 1e-5).sum().backward()

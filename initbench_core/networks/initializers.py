@@ -204,6 +204,14 @@ def initialize_layers_(model: nn.Module, name: str, *, nonlinearity: str = "relu
 
 
 @torch.no_grad()
+def scale_weights_(model: nn.Module, factor: float) -> None:
+    """Multiply every Linear, Conv and ConvTranspose weight of `model` by `factor` in place; biases stay."""
+    for layer in model.modules():
+        if isinstance(layer, WEIGHT_LAYERS):
+            layer.weight.mul_(factor)
+
+
+@torch.no_grad()
 def lsuv_(model: nn.Module, batch: torch.Tensor, *, tolerance: float = 0.02, max_iterations: int = 10) -> None:
     """Scale each weight layer in place until its output has unit variance on `batch` (LSUV, Mishkin & Matas 2016).
 

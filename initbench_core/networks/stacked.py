@@ -107,11 +107,11 @@ class StackedNetwork(nn.Module):
         return len(next(self.parameters()))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map samples [S, N, ...] (or [1, N, ...], the same for all) to predictions [S, N, outputs]."""
+        """Map samples [S, N, ...] (or [1, N, ...], the same for all) to predictions [S, outputs, N]."""
         if x.dim() > 3 and not self.flattens:
             raise ValueError(f"a network without Flatten takes samples [features], got {tuple(x.shape[2:])}")
         result: torch.Tensor = self.body(x.flatten(2).transpose(1, 2))
-        return result.transpose(1, 2)
+        return result
 
     def trained_parameters(self) -> list[nn.Parameter]:
         """Return the parameters that want a gradient, in the single network's order."""

@@ -132,6 +132,26 @@ def next_variance(variance: float, sigma_w2: float, sigma_b2: float, activation:
     return sigma_w2 * gaussian_mean(lambda z: ACTIVATIONS[activation](scale * z) ** 2) + sigma_b2
 
 
+def gradient_factor(variance: float, sigma_w2: float, activation: str = "tanh") -> float:
+    """Return what a layer whose preactivations have this variance multiplies a gradient's second moment by."""
+    scale = math.sqrt(variance)
+    slope = derivative(activation)
+    return sigma_w2 * gaussian_mean(lambda z: slope(scale * z) ** 2)
+
+
+def plain_gradient_growth(depth: int, sigma_w2: float, activation: str) -> np.ndarray:
+    """Return `gradient_factor` of layers 1 to `depth`, for inputs of unit second moment and no biases, [depth].
+
+    The variance drifts from layer to layer where its fixed point is not stable, as GELU's and SiLU's at the gain that
+    keeps a variance of 1; ReLU's factor does not depend on it.
+    """
+    variance, factors = sigma_w2, []
+    for _ in range(depth):
+        factors.append(gradient_factor(variance, sigma_w2, activation))
+        variance = next_variance(variance, sigma_w2, 0.0, activation)
+    return np.array(factors)
+
+
 def fixed_point_variance(sigma_w2: float, sigma_b2: float, activation: str = "tanh") -> float:
     """Return q*, the variance that a layer leaves as it is; 0 where everything shrinks to nothing.
 
@@ -159,9 +179,7 @@ def fixed_point_variance(sigma_w2: float, sigma_b2: float, activation: str = "ta
 
 def susceptibility(sigma_w2: float, sigma_b2: float, activation: str = "tanh") -> float:
     """Return chi at the fixed point, the factor per layer of a gradient's second moment; 1 at the edge of chaos."""
-    scale = math.sqrt(fixed_point_variance(sigma_w2, sigma_b2, activation))
-    slope = derivative(activation)
-    return sigma_w2 * gaussian_mean(lambda z: slope(scale * z) ** 2)
+    return gradient_factor(fixed_point_variance(sigma_w2, sigma_b2, activation), sigma_w2, activation)
 
 
 def depth_scale(sigma_w2: float, sigma_b2: float, activation: str = "tanh") -> float:

@@ -1,5 +1,6 @@
 """The suite's drawing: one style, and the few things that every figure draws the same way."""
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -81,6 +82,28 @@ def band(axes: Axes, frame: pd.DataFrame, x: str, *, name: str, log: bool = Fals
     at, center, low, high = (np.array(column) for column in zip(*rows, strict=True))
     (drawn,) = axes.plot(at, center, label=name, **line)
     axes.fill_between(at, low, high, color=drawn.get_color(), alpha=0.2, linewidth=0)
+
+
+def points(
+    axes: Axes, at: Iterable[float], found: Sequence[tuple[float, ...]], *, name: str, color: str, marker: str = "o",
+    hollow: Sequence[bool] = (),
+) -> None:  # fmt: skip
+    """Draw a center with its 95% interval at each place of `at`.
+
+    Args:
+        axes: where to draw.
+        at: abscissas.
+        found: results that begin with center, low and high (nan: no interval), one for each.
+        name: for the legend.
+        color: of all.
+        marker: of all.
+        hollow: which of them are bounds only, as a mean over censored trials; empty for none.
+    """
+    for i, (x, (center, low, high, *_)) in enumerate(zip(at, found, strict=True)):
+        arms = [[center - low], [high - center]] if math.isfinite(low) else None
+        face = "white" if hollow and hollow[i] else color
+        axes.errorbar([x], [center], yerr=arms, fmt=marker, ms=6, color=color, mfc=face, capsize=3, lw=1.4, zorder=3)
+    axes.plot([], [], marker, color=color, ms=6, label=name)
 
 
 def theory(

@@ -23,8 +23,9 @@ OUTCOME_MEANING = {
     "diverged": "left the finite numbers, or 1,000 times its first loss",
 }
 INTERVALS = (
-    "Intervals (low to high) are 95%: of means over seeds Student's, on the log scale where the axis is; of times and "
-    "their ratios a bootstrap of the median over repetitions. n is the number of seeds or repetitions."
+    "Intervals (low to high) are 95%: of means over seeds Student's, on the log scale where the axis is; of fractions "
+    "of seeds Wilson's; of ratios between configurations and of steps to a target a bootstrap over seeds, paired; of "
+    "times and their ratios a bootstrap of the median over repetitions. n is the number of seeds or repetitions."
 )
 
 
@@ -163,7 +164,10 @@ class Collected:
     @property
     def story(self) -> Mapping[str, Sequence[tuple[Section, Claim]]]:
         """The claims of all experiments under the titles of their chapters; chapters without any are left out."""
-        claims = [(section, claim) for section in self.sections for claim in section.claims]
+        # Of several profiles the one with the most trials tells the story.
+        largest = {(s.run.experiment, s.run.device): s for s in sorted(self.sections, key=lambda s: s.trials)}
+        told = [s for s in self.sections if largest[s.run.experiment, s.run.device] is s]
+        claims = [(section, claim) for section in told for claim in section.claims]
         chapters = {title: [c for c in claims if c[1].chapter == key] for key, title in CHAPTERS.items()}
         return {title: found for title, found in chapters.items() if found}
 

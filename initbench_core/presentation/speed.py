@@ -76,3 +76,33 @@ def tally(rows: pd.DataFrame) -> str:
     counts = rows["verdict"].value_counts()
     words = {"faster": "faster", "parity": "at parity", "slower": "slower"}
     return ", ".join(f"{counts[verdict]} {word}" for verdict, word in words.items() if verdict in counts)
+
+
+def summary(
+    rows: pd.DataFrame, titles: Mapping[str, str], passes: Mapping[str, str], left_out: Mapping[str, str]
+) -> pd.DataFrame:
+    """Return the speed-ups of `speedups` in a row per implementation and a column per pass.
+
+    Args:
+        rows: as `speedups` returns them.
+        titles: by implementation, in the order of the rows; the baseline has speed-up 1 by definition and no row.
+        passes: column names by pass.
+        left_out: why an implementation was not measured.
+    """
+    table = []
+    for name, title in titles.items():
+        own = rows[(rows["implementation"] == name) & rows["speed-up"].notna()]
+        if own.empty and name not in left_out:
+            continue
+        line = {"implementation": title}
+        for pass_name, column in passes.items():
+            part = own[own["pass"] == pass_name]["speed-up"]
+            if len(part):
+                line[column] = f"{geometric_mean(part):.2f} ({part.min():.2f} to {part.max():.2f})"
+        if own.empty:
+            line["shapes"] = f"not measured: {left_out[name]}"
+        else:
+            line["shapes"] = str(own["case"].nunique())
+        table.append(line)
+    columns = [column for column in passes.values() if any(column in line for line in table)]
+    return pd.DataFrame(table, columns=["implementation", *columns, "shapes"])

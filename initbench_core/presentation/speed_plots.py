@@ -53,7 +53,7 @@ def speedups(rows: pd.DataFrame, titles: Titles, *, title: str) -> Figure:
     passes, cases = _passes(rows), list(dict.fromkeys(rows["case"]))
     names = [name for name in titles if name in set(rows["implementation"])]
     figure, grid = plots.panels(
-        1, max(1, len(passes)), title=title, width=2.0 + 2.5 * max(1, len(passes)),
+        1, max(1, len(passes)), title=title, width=max(8.0, 2.0 + 2.5 * len(passes)),
         height=1.4 + (0.16 + 0.13 * len(names)) * len(cases), sharey=True, sharex=True, squeeze=False,
     )  # fmt: skip
     for panel, pass_name in zip(grid[0], passes, strict=False):
@@ -67,9 +67,11 @@ def speedups(rows: pd.DataFrame, titles: Titles, *, title: str) -> Figure:
         panel.axvline(1, color=plots.INK, ls=(0, (4, 2)), lw=1.0)
         panel.grid(False, axis="y")
         plots.label(panel, x="times as fast as eager", y="", title=PASS_TITLES[pass_name])
-    low, high = min(0.8, rows["low"].min()), max(1.25, rows["high"].max())
-    ticks = [t for t in (0.1, 0.2, 0.5, 0.7, 1, 1.4, 2, 3, 5, 10, 20) if low * 0.95 <= t <= high * 1.05]
-    grid[0][0].set(xscale="log", xlim=(low * 0.95, high * 1.05), ylim=(len(cases) - 0.5, -0.5))
+    # Intervals may leave the panel, medians do not.
+    low, high = min(0.8, rows["speed-up"].min()) / 1.15, max(1.25, rows["speed-up"].max()) * 1.15
+    fine, coarse = (0.5, 0.7, 1, 1.4, 2), (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100)
+    ticks = [t for t in (fine if high / low < 5 else coarse) if low <= t <= high]
+    grid[0][0].set(xscale="log", xlim=(low, high), ylim=(len(cases) - 0.5, -0.5))
     grid[0][0].set_xticks(ticks, [f"{t:g}" for t in ticks])
     grid[0][0].set_xticks([], minor=True)
     grid[0][0].set_yticks(range(len(cases)), cases)
@@ -89,7 +91,7 @@ def against_size(rows: pd.DataFrame, titles: Titles, value: str, *, title: str, 
     """
     passes = _passes(rows)
     figure, grid = plots.panels(
-        1, max(1, len(passes)), title=title, width=1.5 + 2.6 * max(1, len(passes)), height=3.4, sharey=True,
+        1, max(1, len(passes)), title=title, width=max(8.0, 1.5 + 2.6 * len(passes)), height=3.4, sharey=True,
         sharex=True, squeeze=False,
     )  # fmt: skip
     for panel, pass_name in zip(grid[0], passes, strict=False):
@@ -98,8 +100,8 @@ def against_size(rows: pd.DataFrame, titles: Titles, value: str, *, title: str, 
             own = part[part["implementation"] == name]
             if len(own):
                 panel.plot(own["MB"], own[value], ls="", ms=4.5, alpha=0.85, **_look(name, titles))
-        bound = part[part["implementation"] == COPY]
-        plots.theory(panel, bound["MB"].to_numpy(), bound[value].to_numpy(), copy)
+        bound = part[part["implementation"] == COPY].groupby("MB")[value].median()
+        plots.theory(panel, bound.index.to_numpy(), bound.to_numpy(), copy)
         panel.set(xscale="log", yscale="log")
         plots.label(panel, x="tensor, MB", y="", title=PASS_TITLES[pass_name])
     grid[0][0].set_ylabel(value)

@@ -7,7 +7,7 @@ its size, for titles.
 import functools
 import importlib.util
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -154,7 +154,7 @@ class DataSource:
             return self
         for name in names:
             self.load(name)
-        return DataSource(self.folder)
+        return replace(self, download=False)
 
     def load(self, name: str) -> Data:
         """Return a data set by name.

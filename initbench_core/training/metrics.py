@@ -1,8 +1,8 @@
 """Metrics: one decorated function each, with its unit. The loop and the probes find them in `METRICS`.
 
-A metric sees one of four things: a "prediction" beside its target, a "model" whose gradients have just been computed,
-an "update" (all parameters before and after a step), or a layer's "tensor" (activations or their gradients, in
-float64).
+A metric sees one of these: a "prediction" beside its target, a "model" whose gradients have just been computed,
+an "update" (all parameters before and after a step), a layer's "tensor" (activations or their gradients, in float64),
+or a "bounded" one with its asymptotes.
 """
 
 from collections.abc import Callable, Sequence
@@ -100,6 +100,16 @@ def dead_fraction(tensor: torch.Tensor) -> torch.Tensor:
 def always_on_fraction(tensor: torch.Tensor) -> torch.Tensor:
     """Fraction of units (columns of [N, units]) that are positive on the whole batch: a ReLU there is linear."""
     return (tensor > 0).all(dim=0).double().mean()
+
+
+@metric("fraction", of="bounded")
+def saturated_fraction(tensor: torch.Tensor, low: float, high: float) -> torch.Tensor:
+    """Fraction of entries within 2.5% of the range between the activation's asymptotes: a slope below 10% of its best.
+
+    So it is for sigmoid and tanh, whose slope is a parabola of their value, 0 at both asymptotes.
+    """
+    margin = 0.025 * (high - low)
+    return ((tensor < low + margin) | (tensor > high - margin)).double().mean()
 
 
 @metric("1", of="tensor")

@@ -1,9 +1,20 @@
-"""Looking into a network: what every layer puts out, and the gradient that comes back to it."""
+"""Looking into a network: what every layer puts out, and the gradient that comes back to it, beside theory."""
 
-from collections.abc import Sequence
+import copy
+import math
+from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import nn
+
+from initbench_core.networks import mean_field
+from initbench_core.networks.activations import ASYMPTOTES, Activation
+from initbench_core.networks.fans import WEIGHT_LAYERS
+from initbench_core.records.schema import Measurement, scalar
+from initbench_core.training.data import Split
+from initbench_core.training.evaluation import loss_of
+from initbench_core.training.metrics import METRICS
 
 
 def layer_signals(
@@ -34,3 +45,77 @@ def layer_signals(
     outputs = [captured[layer] for layer in layers]
     gradients = torch.autograd.grad(output, outputs, gradient)
     return [o.detach() for o in outputs], [g.detach() for g in gradients]
+
+
+def probe_at_init(model: nn.Module, batch: Split, *, norm: str | None) -> Iterator[Measurement]:
+    """Look into a network on one batch, in float64 and training mode; the network itself is left as it is.
+
+    Args:
+        model: weight layers with an `Activation` behind each but the last.
+        batch: inputs and targets on the model's device; its loss is what gradients are of.
+        norm: where a plain network has its BatchNorm ("none", "before" or "after" the activation), for theory; None
+            where there is no theory, as for residual networks.
+
+    Yields:
+        By "layer" (weight layers but the last, from 1): "second_moment" and "variance" of the pre-activations,
+        "gradient_second_moment" and "gradient_variance" of the loss's gradient there; by "layer" of the activations
+        "dead_fraction", "always_on_fraction", "mean_cosine" and for bounded ones "saturated_fraction". Single numbers
+        "forward_factor" and "backward_factor", the geometric factors per layer of both second moments in the signal's
+        direction, and "first_last_gradient_ratio" of the weights' gradients. With theory "second_moment_theory" and
+        "gradient_second_moment_theory" by layer and "forward_factor_ratio" and "backward_factor_ratio", measured over
+        predicted.
+    """
+    model = copy.deepcopy(model).double().train()
+    x, y = batch.x.double(), batch.y.double() if batch.y.is_floating_point() else batch.y
+    weights = [layer for layer in model.modules() if isinstance(layer, WEIGHT_LAYERS)]
+    activations = [layer for layer in model.modules() if isinstance(layer, Activation)]
+    prediction = model(x)
+    (gradient,) = torch.autograd.grad(loss_of(prediction, y), prediction)
+    outputs, gradients = layer_signals(model, [*weights[:-1], *activations], x, gradient)
+    hidden = len(weights) - 1
+    yield from _by_layer("", ("second_moment", "variance"), outputs[:hidden])
+    yield from _by_layer("gradient_", ("second_moment", "variance"), gradients[:hidden])
+    active = [output.flatten(1) for output in outputs[hidden:]]
+    yield from _by_layer("", ("dead_fraction", "always_on_fraction", "mean_cosine"), active)
+    if activations and activations[0].name in ASYMPTOTES:
+        values = [float(METRICS["saturated_fraction"].function(a, *ASYMPTOTES[activations[0].name])) for a in active]
+        yield Measurement("saturated_fraction", "fraction", values, {"layer": list(range(1, len(values) + 1))})
+    loss_of(model(x), y).backward()
+    yield scalar("first_last_gradient_ratio", "1", float(METRICS["first_last_gradient_ratio"].function(model)))
+    moments, gradient_moments = (
+        [float(METRICS["second_moment"].function(t)) for t in tensors[:hidden]] for tensors in (outputs, gradients)
+    )
+    yield scalar("forward_factor", "1", geometric_factor(moments))
+    yield scalar("backward_factor", "1", geometric_factor(gradient_moments[::-1]))
+    if norm is None:
+        return
+    scales = [mean_field.weight_scale(layer) for layer in weights[1:-1]]
+    name = activations[0].name
+    forward = mean_field.second_moments(moments[0], scales, name, norm)
+    backward = mean_field.gradient_second_moments(gradient_moments[-1], forward, scales, name, norm)
+    axes = {"layer": list(range(1, hidden + 1))}
+    yield Measurement("second_moment_theory", "1", forward, axes)
+    yield Measurement("gradient_second_moment_theory", "1", backward, axes)
+    yield scalar("forward_factor_ratio", "1", geometric_factor(moments) / geometric_factor(forward))
+    yield scalar(
+        "backward_factor_ratio", "1", geometric_factor(gradient_moments[::-1]) / geometric_factor(backward[::-1])
+    )
+
+
+def _by_layer(prefix: str, names: Sequence[str], tensors: Sequence[torch.Tensor]) -> Iterator[Measurement]:
+    axes = {"layer": list(range(1, len(tensors) + 1))}
+    for name in names:
+        values = [float(METRICS[name].function(tensor)) for tensor in tensors]
+        yield Measurement(f"{prefix}{name}", METRICS[name].unit, values, axes)
+
+
+def geometric_factor(values: Sequence[float]) -> float:
+    """Return the factor from one value to the next, by a line fitted to the logarithms; nan for fewer than two.
+
+    Values that are 0 or not finite (signals that left float64) are left out.
+    """
+    signal = np.asarray(values, dtype=np.float64)
+    layers = np.flatnonzero(np.isfinite(signal) & (signal > 0))
+    if len(layers) < 2:
+        return math.nan
+    return float(np.exp(np.polyfit(layers, np.log(signal[layers]), 1)[0]))

@@ -231,7 +231,7 @@ def _score(stack: StackedNetwork, split: Split) -> list[Score]:
         predictions = stack(x[None])
         loss += losses_of(predictions, y.expand(networks, *y.shape)).double() * len(x)
         if not y.is_floating_point():
-            correct += (predictions.argmax(dim=2) == y).double().sum(dim=1)
+            correct += (predictions.argmax(dim=1) == y).double().sum(dim=1)
     stack.train(was_training)
     accuracy = correct / len(split.x) if not split.y.is_floating_point() else torch.full_like(correct, nan)
     return [Score(*pair) for pair in zip((loss / len(split.x)).tolist(), accuracy.tolist(), strict=True)]

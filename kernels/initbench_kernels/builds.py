@@ -52,9 +52,9 @@ class Run:
     Attributes:
         name: what is called, and on what.
         elements: elements of the tensor that the operator works on.
-        call: runs the operator; its kernels are counted.
+        prepare: makes the inputs and returns the call; only the call's kernels are counted.
     """
 
     name: str
     elements: int
-    call: Callable[[], object]
+    prepare: Callable[[], Callable[[], object]]

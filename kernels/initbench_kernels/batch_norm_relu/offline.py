@@ -1,6 +1,7 @@
 """What `static_cost` compiles and interprets: every row of the tuning tables, every pass. Imports Triton."""
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -135,17 +136,18 @@ def runs() -> Iterator[Run]:
 
 
 def _runs_of(label: str, shape: tuple[int, ...], mode: str) -> Iterator[Run]:
-    x = torch.randn(shape, dtype=torch.bfloat16, requires_grad=True)
-    residual = torch.randn_like(x).requires_grad_() if mode == "residual" else None
-    weight, bias = (torch.ones(shape[1], requires_grad=True) for _ in range(2))
-    running = torch.zeros(shape[1]), torch.ones(shape[1])
-    leaves = [t for t in (x, residual, weight, bias) if t is not None]
+    def forward() -> tuple[torch.Tensor, list[torch.Tensor]]:
+        x = torch.randn(shape, dtype=torch.bfloat16, requires_grad=True)
+        residual = torch.randn_like(x).requires_grad_() if mode == "residual" else None
+        weight, bias = (torch.ones(shape[1], requires_grad=True) for _ in range(2))
+        running = torch.zeros(shape[1]), torch.ones(shape[1])
+        y = batch_norm_relu(x, *running, weight, bias, mode != "eval", residual=residual, backend="triton")
+        return y, [t for t in (x, residual, weight, bias) if t is not None]
 
-    def forward() -> torch.Tensor:
-        return batch_norm_relu(
-            x, *running, weight, bias, mode != "eval", residual=residual, backend="triton"
-        )  # fmt: skip
+    def backward() -> Callable[[], object]:
+        y, leaves = forward()
+        return lambda: torch.autograd.grad(y, leaves, torch.ones_like(y))
 
-    yield Run(f"forward_{mode}-{label}", x.numel(), forward)
-    y = forward()
-    yield Run(f"backward_{mode}-{label}", x.numel(), lambda: torch.autograd.grad(y, leaves, torch.ones_like(y)))
+    elements = math.prod(shape)
+    yield Run(f"forward_{mode}-{label}", elements, lambda: forward)
+    yield Run(f"backward_{mode}-{label}", elements, backward)

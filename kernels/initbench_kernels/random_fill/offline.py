@@ -1,7 +1,7 @@
 """What `static_cost` compiles and interprets of the fills. Imports Triton."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -31,6 +31,9 @@ def builds() -> Iterator[Build]:
 def runs() -> Iterator[Run]:
     """Yield a fill of one tensor and one of many, in float32."""
     for label, sizes in {"one_tensor": [65536], "many_tensors": [4096, 64] * 8}.items():
-        tensors = [torch.empty(size) for size in sizes]
-        rows = [Fill(tensor, "normal", i) for i, tensor in enumerate(tensors)]
-        yield Run(f"random_fill-{label}", sum(sizes), functools.partial(fill_, rows, seed=0, backend="triton"))
+        yield Run(f"random_fill-{label}", sum(sizes), functools.partial(_fill_of, sizes))
+
+
+def _fill_of(sizes: list[int]) -> Callable[[], object]:
+    rows = [Fill(torch.empty(size), "normal", i) for i, size in enumerate(sizes)]
+    return functools.partial(fill_, rows, seed=0, backend="triton")

@@ -153,7 +153,7 @@ def test_the_lectures_bound_is_three_times_the_variance(layer: str) -> None:
 
 @pytest.mark.parametrize("activation", batch_norm_gradients.GROWTH_ACTIVATIONS)
 def test_batch_norm_makes_gradients_grow_by_rho(activation: str) -> None:
-    config = batch_norm_gradients.Config("growth", activation, "before", 20, 512, 512, 0, 0)
+    config = batch_norm_gradients.Config("growth", "", activation, "before", 20, 512, 512, 0, 0)
     rows = batch_norm_gradients.growth([run("batch_norm_gradients", config)])
     assert rows["growth per layer"][0] == pytest.approx(
         batch_norm_gradient_growth(activation), rel=tolerances.RHO_RELATIVE
@@ -161,7 +161,7 @@ def test_batch_norm_makes_gradients_grow_by_rho(activation: str) -> None:
 
 
 def test_without_batch_norm_he_keeps_gradients_in_scale() -> None:
-    config = batch_norm_gradients.Config("growth", "relu", "none", 20, 512, 512, 0, 0)
+    config = batch_norm_gradients.Config("growth", "", "relu", "none", 20, 512, 512, 0, 0)
     assert batch_norm_gradients.growth([run("batch_norm_gradients", config)])["growth per layer"][0] == pytest.approx(
         1.0, abs=tolerances.RHO_RELATIVE
     )

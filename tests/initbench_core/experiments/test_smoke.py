@@ -93,7 +93,7 @@ def test_the_same_seed_gives_the_same_records(results: ResultsFolder, name: str)
 def test_one_seed_gives_no_interval_and_no_verdict(results: ResultsFolder, name: str) -> None:
     single = [r for r in records(results, name) if r.config.get("seed", 0) in (0, 42)]
     experiment = Experiment(name)
-    text = " ".join(experiment.findings(single))
+    text = " ".join([*experiment.findings(single), *(claim.measured_text for claim in experiment.claims(single))])
     assert "nan" not in text
     assert ": decided" not in text
     experiment.table(single)
@@ -116,6 +116,7 @@ def test_it_survives_when_everything_diverged(results: ResultsFolder, name: str)
     fallen = [diverged(r) for r in records(results, name)]
     experiment = Experiment(name)
     assert experiment.findings(fallen)
+    assert all("nan" not in claim.measured_text for claim in experiment.claims(fallen))
     experiment.table(fallen)
     with style():
         experiment.figures(fallen)

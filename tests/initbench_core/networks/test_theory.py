@@ -98,6 +98,16 @@ def test_tanh_phases() -> None:
         theory.fixed_point_variance(3.0, 0.1, "relu")
 
 
+def test_variances_drift_where_the_fixed_point_is_not_stable() -> None:
+    """SiLU at the gain that keeps a variance of 1 leaves it; its gradients go by half of the gain's square, 1.405."""
+    silu = theory.plain_gradient_growth(60, 1.6765**2, "silu")
+    assert silu[-1] == pytest.approx(1.6765**2 / 2, rel=0.01)
+    assert theory.gradient_factor(1.0, 1.6765**2, "silu") == pytest.approx(1.0666, abs=1e-3)
+    assert theory.plain_gradient_growth(60, 2.0, "relu") == pytest.approx(1, abs=tolerances.QUADRATURE)
+    tanh = theory.plain_gradient_growth(60, (5 / 3) ** 2, "tanh")
+    assert tanh[-1] == pytest.approx(theory.susceptibility((5 / 3) ** 2, 0.0))
+
+
 def test_the_fixed_point_is_where_iteration_ends() -> None:
     variance = 5.0
     for _ in range(200):

@@ -12,6 +12,7 @@ from initbench_core.errors import UserError
 from initbench_core.presentation import page, plots
 from initbench_core.presentation.figures import draw_figures
 from initbench_core.presentation.report import write_report
+from initbench_core.presentation.section import collect
 from initbench_core.presentation.statistics import Interval
 from initbench_core.presentation.story import Claim
 from initbench_core.records.folder import ResultsFolder, RunName
@@ -186,3 +187,23 @@ def test_damaged_records_are_named_and_nothing_is_written(folder: ResultsFolder,
         write_report(folder, lambda name: Toy())
     folder.records(RUN).write_text(whole)
     assert {path: path.read_bytes() for path in folder.path.rglob("*.*") if path.is_file()} == before
+
+
+def test_the_story_is_told_once_by_the_largest_profile(folder: ResultsFolder) -> None:
+    record_toy(folder, RunName("toy", "smoke", "cpu"), trials=4)
+    records = RecordFile(
+        folder.records(RunName("toy", "full", "cpu")), "me", {"trials": 9, "seeds": 9, "environment": ENVIRONMENT}
+    )
+    for seed in range(9):
+        records.append(Record("toy", {"seed": seed}, "me", [scalar("loss", "1", 0.5)]))
+    records.finish()
+    story = collect(folder, lambda name: Toy()).story
+    assert list(story) == ["What initialization does"], "chapters without claims are left out"
+    ((section, claim),) = story["What initialization does"]
+    assert section.run.profile == "full"
+    assert (claim.measured_text, claim.theory_text) == ("2 (95% 1 to 3)", "2.5")
+
+
+def test_a_claim_has_a_chapter() -> None:
+    with pytest.raises(ValueError, match="choose from initialization, batch_norm_adds, batch_norm_does_not_help"):
+        Claim("batch_norm", "It helps", Interval(2.0, 1.0, 3.0), 5)

@@ -1,0 +1,260 @@
+"""Where BatchNorm stands, and which activation it stands beside.
+
+Question: does batch normalization belong before or after the activation, and does the answer depend on the activation?
+
+An MLP of 8 hidden layers of 100 units on digits, every activation with weights of its own exact forward gain, so that
+the arms without BatchNorm are as good as a scale can make them; one recipe for all: SGD at 0.01 with momentum 0.9,
+batches of 128. The budget is short on purpose: it measures speed. The same seed gives every arm the same random numbers
+and batches. The target is a validation accuracy of 85%.
+
+The nearest published table is caffenet128's: one run of each arm, on ImageNet at 128 pixels, of a CNN. It is another
+scale and another network: an order to compare with, not digits.
+
+Expected: caffenet128 has BatchNorm after the ReLU above BatchNorm before it, above none, and behind it ReLU and ELU
+about equal and sigmoid lower. Without BatchNorm a sigmoid network of this depth does not start: its gradients vanish by
+a factor of 6 or 7 per layer in the second moment.
+Source: Ioffe & Szegedy 2015; Mishkin et al. 2017, "Systematic evaluation of CNN advances on the ImageNet".
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from torch import nn
+
+from initbench_core.networks.gains import exact_gain
+from initbench_core.networks.initialize import initialize_
+from initbench_core.networks.initializers import scale_weights_
+from initbench_core.networks.models import NORM_PLACES, mlp
+from initbench_core.presentation import plots
+from initbench_core.presentation.statistics import interval, restricted_mean, separates, spread, wilson
+from initbench_core.presentation.story import Claim
+from initbench_core.records.frame import per_trial, tidy
+from initbench_core.records.schema import Emission, Record
+from initbench_core.training.data import Data, described
+from initbench_core.training.recipe import Recipe
+from initbench_core.training.setting import Setting
+from initbench_core.training.together import train_cell
+from initbench_core.training.train import train
+
+ACTIVATIONS = ("relu", "leaky_relu", "elu", "gelu", "tanh", "sigmoid")
+TARGET = 0.85
+BATCH = 128
+# Top-1 accuracies, one run each; BatchNorm with its scale and shift where both are published.
+CAFFENET128 = {
+    ("relu", "none"): 0.471,
+    ("relu", "before"): 0.478,
+    ("relu", "after"): 0.499,
+    ("elu", "after"): 0.498,
+    ("sigmoid", "after"): 0.475,
+}
+ERROR_TICKS = (0.05, 0.07, 0.1, 0.2, 0.5, 1.0)
+PLACES = {"none": "no BatchNorm", "before": "BatchNorm before", "after": "BatchNorm after"}
+
+
+@dataclass(frozen=True)
+class Config:
+    """One training."""
+
+    data: str
+    activation: str
+    norm: str  # place of BatchNorm: none, before or after the activation
+    depth: int
+    epochs: int
+    seed: int
+
+
+def grid(setting: Setting) -> Iterator[Config]:
+    """Six activations with BatchNorm in three places."""
+    depth, epochs = setting.pick(smoke=(3, 1), quick=(8, 5), full=(8, 20))
+    for activation in ACTIVATIONS:
+        for norm in NORM_PLACES:
+            for seed in range(setting.seeds):
+                yield Config(setting.data.images(), activation, norm, depth, epochs, seed)
+
+
+def prepare(config: Config, setting: Setting) -> tuple[nn.Module, Data, Recipe]:
+    """Return the network with its weights, the digits and the recipe."""
+    layers = mlp(784, 100, config.depth, 10, activation=config.activation, norm=config.norm)
+    model = nn.Sequential(nn.Flatten(), *layers)
+    initialize_(model, "lecun_normal", seed=config.seed)
+    scale_weights_(model, exact_gain(config.activation))
+    recipe = Recipe(
+        epochs=config.epochs,
+        lr=0.01,
+        momentum=0.9,
+        batch_size=BATCH,
+        target=TARGET,
+        target_metric="validation_accuracy",
+        record_every=5,
+    )
+    return model, setting.data.load(config.data), recipe
+
+
+def run(config: Config, setting: Setting) -> Iterator[Emission]:
+    """Train one network."""
+    yield from train(*prepare(config, setting), seed=config.seed, setting=setting)
+
+
+def run_together(configs: Sequence[Config], setting: Setting) -> Sequence[Iterable[Emission]]:
+    """Train all seeds of an arm at once."""
+    return train_cell(prepare, configs, setting)
+
+
+def _where(frame: pd.DataFrame) -> str:
+    """Say on what data, how deep and how long."""
+    first = frame.iloc[0]
+    return f"{described(first['data'])}, {first['depth']} hidden layers, {first['epochs']} epochs"
+
+
+def _cell(frame: pd.DataFrame, activation: str, norm: str) -> pd.DataFrame:
+    """The trials of an arm, by seed."""
+    cell = frame[(frame["activation"] == activation) & (frame["norm"] == norm)]
+    return cell.set_index("seed").sort_index()
+
+
+def _gain(frame: pd.DataFrame, activation: str, norm: str, over: str = "none") -> np.ndarray:
+    """What one place of BatchNorm gives over another in test accuracy, by seed; nan where either diverged."""
+    accuracy = [_cell(frame, activation, place)["test_accuracy"] for place in (norm, over)]
+    return np.asarray(accuracy[0] - accuracy[1], dtype=float)
+
+
+def _budget(records: Sequence[Record]) -> int:
+    """Return the steps of a training that ran to its end: the last one that any trial recorded."""
+    frame = tidy(records)
+    return int(frame[frame["metric"] == "train_loss"]["step"].max())
+
+
+def table(records: Sequence[Record]) -> pd.DataFrame:
+    """A row per arm: fraction trained, test accuracy, steps to the target, and what BatchNorm gave, paired."""
+    frame, budget, rows = per_trial(records), _budget(records), []
+    for activation in ACTIVATIONS:
+        for norm in NORM_PLACES:
+            cell = _cell(frame, activation, norm)
+            gain = interval(_gain(frame, activation, norm))
+            rows.append(
+                {
+                    "activation": activation,
+                    "BatchNorm": norm,
+                    "n": len(cell),
+                    "trained (95% Wilson)": f"{wilson((cell['outcome'] == 'trained').sum(), len(cell)):.2f}",
+                    "test accuracy": f"{interval(cell['test_accuracy']):.3f}",
+                    "steps to 85%": f"{restricted_mean(cell['steps_to_target'], budget):.0f}",
+                    "gain over none": gain.center if norm != "none" else np.nan,
+                    "decided": "-" if norm == "none" else "yes" if separates(gain, 0) else "no",
+                    "caffenet128, published": CAFFENET128.get((activation, norm), np.nan),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def _verdicts(frame: pd.DataFrame, norm: str, over: str) -> str:
+    """Sort the activations by what the interval of the paired difference says."""
+    found = {a: interval(_gain(frame, a, norm, over)) for a in ACTIVATIONS}
+    answers = {
+        a: "higher" if gain.low > 0 else "lower" if gain.high < 0 else "not decided" for a, gain in found.items()
+    }
+    parts = {answer: [a for a in ACTIVATIONS if answers[a] == answer] for answer in ("higher", "lower", "not decided")}
+    return "; ".join(f"{answer} for {', '.join(names)}" for answer, names in parts.items() if names)
+
+
+def findings(records: Sequence[Record]) -> Iterator[str]:
+    """Place, activation, and the published order beside the measured one."""
+    frame = per_trial(records)
+    sigmoid = {norm: _cell(frame, "sigmoid", norm) for norm in NORM_PLACES}
+    reached = {norm: f"{(c['outcome'] == 'trained').sum()} of {len(c)}" for norm, c in sigmoid.items()}
+    yield (
+        f"Sigmoid on {_where(frame)}: {reached['none']} reach {TARGET:.0%} without BatchNorm, {reached['before']} "
+        f"with it before the activation, {reached['after']} after it. Paired test accuracy with BatchNorm before the "
+        f"activation, against none: {_verdicts(frame, 'before', 'none')}; after: {_verdicts(frame, 'after', 'none')}."
+    )
+    yield (
+        f"BatchNorm after the activation against before it, paired: {_verdicts(frame, 'after', 'before')}. "
+        f"For ReLU the difference is {spread(_gain(frame, 'relu', 'after', 'before'), form='+.3f')}; caffenet128 has "
+        f"{CAFFENET128['relu', 'after'] - CAFFENET128['relu', 'before']:+.3f} (one run each, ImageNet)."
+    )
+    published = {a: accuracy for (a, norm), accuracy in CAFFENET128.items() if norm == "after"}
+    means = {a: _cell(frame, a, "after")["test_accuracy"].mean() for a in published}
+    orders = [sorted(found.items(), key=lambda pair: -np.nan_to_num(pair[1], nan=-1)) for found in (means, published)]
+    measured, theirs = (", ".join(f"{a} {accuracy:.3f}" for a, accuracy in order) for order in orders)
+    yield f"With BatchNorm after the activation the measured order is {measured}; caffenet128 published {theirs}."
+
+
+def claims(records: Sequence[Record]) -> Iterator[Claim]:
+    """What BatchNorm does for a sigmoid, and its smallest gain."""
+    frame = per_trial(records)
+    where = _where(frame)
+    for chapter, norm in (("initialization", "none"), ("batch_norm_adds", "after")):
+        cell = _cell(frame, "sigmoid", norm)
+        yield Claim(
+            chapter,
+            f"sigmoid, exact gain, {PLACES[norm]} ({where}): fraction of seeds that reach {TARGET:.0%}",
+            wilson((cell["outcome"] == "trained").sum(), len(cell)),
+            len(cell),
+            "Ioffe & Szegedy 2015: sigmoid networks train with BatchNorm",
+            ".2f",
+        )
+    gains = {a: _gain(frame, a, "before") for a in ACTIVATIONS}
+    least = min(gains, key=lambda a: np.nan_to_num(interval(gains[a]).center, nan=np.inf))
+    found = interval(gains[least])
+    yield Claim(
+        "batch_norm_adds" if found.low > 0 else "batch_norm_does_not_help",
+        f"{least}, the activation to which BatchNorm gives least ({where}): test accuracy with BatchNorm before the "
+        "activation minus without, paired",
+        found,
+        len(gains[least]),
+        form="+.3f",
+    )
+
+
+def figures(records: Sequence[Record]) -> Mapping[str, Figure]:
+    """Error and speed by activation and place, beside the published table; learning curves."""
+    return {"places": _draw_places(records), "curves": _draw_curves(records)}
+
+
+def _draw_places(records: Sequence[Record]) -> Figure:
+    frame, budget = per_trial(records), _budget(records)
+    title = f"Place of BatchNorm by activation: {_where(frame)}, {frame['seed'].nunique()} seeds"
+    figure, axes = plots.panels(1, 3, title=title, width=12.0, height=4.0, width_ratios=(3, 3, 1.6))
+    names = [a for (a, place) in CAFFENET128 if place == "after"]
+    for i, (color, norm) in enumerate(zip(plots.CYCLE, NORM_PLACES, strict=False)):
+        cells = [_cell(frame, a, norm) for a in ACTIVATIONS]
+        look: dict[str, Any] = {"name": PLACES[norm], "color": color, "marker": "os^"[i]}
+        shifted = np.arange(len(cells)) + 0.22 * (i - 1)
+        plots.points(axes[0], shifted, [interval(1 - c["test_accuracy"]) for c in cells], **look)
+        steps = [restricted_mean(c["steps_to_target"], budget) for c in cells]
+        plots.points(axes[1], shifted, steps, hollow=[s.reached < s.n for s in steps], **look)
+        published = [(a, 1 - v) for (a, place), v in CAFFENET128.items() if place == norm]
+        places = [names.index(a) + 0.22 * (i - 1) for a, _ in published]
+        plots.points(axes[2], places, [(v, np.nan, np.nan) for _, v in published], **look)
+    axes[0].set(yscale="log", yticks=ERROR_TICKS, yticklabels=ERROR_TICKS)
+    axes[0].minorticks_off()
+    axes[1].set_ylim(0, 1.08 * budget)
+    plots.level(axes[1], budget, "budget (hollow: not all seeds got there)")
+    for panel, ticks in zip(axes, (ACTIVATIONS, ACTIVATIONS, names), strict=True):
+        panel.set_xticks(range(len(ticks)), ticks, rotation=30)
+        panel.set_xlim(-0.5, len(ticks) - 0.5)
+    plots.label(axes[0], x="", y="test error (fraction), 95%", title="test error: lower is better")
+    plots.label(axes[1], x="", y=f"steps to {TARGET:.0%}, 95%", title="steps to the target (scored once an epoch)")
+    plots.label(axes[2], x="", y="top-1 error (fraction)", title="published: caffenet128,\nImageNet, one run each")
+    axes[0].legend(loc="upper left")
+    return figure
+
+
+def _draw_curves(records: Sequence[Record]) -> Figure:
+    frame = tidy(records)
+    title = f"Training loss: {_where(frame)}, {frame['seed'].nunique()} seeds"
+    figure, axes = plots.panels(2, 3, title=title, height=2.7, sharex=True, sharey=True)
+    losses = frame[frame["metric"] == "train_loss"]
+    for panel, activation in zip(axes.flat, ACTIVATIONS, strict=True):
+        for color, norm in zip(plots.CYCLE, NORM_PLACES, strict=False):
+            arm = losses[(losses["activation"] == activation) & (losses["norm"] == norm)]
+            plots.band(panel, arm, "step", name=PLACES[norm], log=True, color=color)
+        panel.set(yscale="log", title=activation)
+    figure.supxlabel("step", fontsize=10)
+    figure.supylabel("training loss (nats)", fontsize=10)
+    axes[0, 0].legend(loc="lower left")
+    return figure

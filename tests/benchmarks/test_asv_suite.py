@@ -1,0 +1,158 @@
+"""The asv suite, run in this process: every benchmark works, with the registries' parameters and one threshold."""
+
+import dataclasses
+import importlib
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("asv")
+
+import json5
+from asv.config import Config
+from asv_runner.discovery import disc_benchmarks
+from asv_suite import batch_norm_relu, common, convergence, initializers, kernel_cost
+
+from initbench_core.measurement import static_cost
+from initbench_core.measurement.shapes import parse
+from initbench_core.measurement.workload import WrongResultError
+from initbench_core.networks.implementations import IMPLEMENTATIONS, available
+from initbench_core.networks.initializers import SCHEMES, parse_scheme
+from initbench_core.networks.models import NORM_PLACES
+from initbench_kernels.batch_norm_relu import offline as batch_norm_relu_offline
+from initbench_kernels.random_fill import offline as random_fill_offline
+
+ROOT = Path(__file__).parents[2]
+CONFIGURATIONS = {name: json5.loads((ROOT / name).read_text()) for name in ("asv.conf.json", "asv.isolated.conf.json")}
+THRESHOLDS = CONFIGURATIONS["asv.conf.json"]["regressions_thresholds"]
+BENCHMARKS = list(disc_benchmarks(str(ROOT / "benchmarks" / "asv_suite")))
+
+
+def unknown_keys(configuration: dict[str, Any]) -> set[str]:
+    """Keys that asv does not read: it takes any, and says nothing."""
+    # The format's version and the cache of builds have no default in asv's class.
+    return set(configuration) - set(vars(Config())) - {"version", "build_cache_size"}
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_every_key_is_one_that_asv_reads(name: str) -> None:
+    assert not unknown_keys(CONFIGURATIONS[name])
+    assert unknown_keys(CONFIGURATIONS[name] | {"regression_thresholds": {}}) == {"regression_thresholds"}
+
+
+def test_both_configurations_measure_alike() -> None:
+    """They differ in the environment alone, and the isolated one has the torch of constraints.txt."""
+    current, isolated = CONFIGURATIONS.values()
+    for key in ("repo", "branches", "benchmark_dir", "results_dir", "launch_method", "regressions_thresholds"):
+        assert current[key] == isolated[key], key
+    (version,) = isolated["matrix"]["req"]["torch"]
+    assert f"torch=={version}\n" in (ROOT / "constraints.txt").read_text()
+
+
+@pytest.mark.parametrize("case", BENCHMARKS, ids=lambda case: case.name)
+def test_each_benchmark_says_how_far_it_can_be_trusted(case: Any) -> None:
+    """One threshold (the largest of several would win), 0 for what is counted; a version and a unit of its own."""
+    (threshold,) = (value for pattern, value in THRESHOLDS.items() if re.match(pattern, case.name))
+    assert (threshold == 0) == ("track_exact_" in case.name)
+    assert re.fullmatch(r"\d+", case.version), "asv would make one of the source, and start a new series"
+    assert case.unit != "unit"
+
+
+def test_implementations_are_those_of_the_registry() -> None:
+    assert set(common.IMPLEMENTATIONS) == {row.name for row in IMPLEMENTATIONS.values() if not row.compiled}
+    for name in common.IMPLEMENTATIONS:
+        reason = available(name, "cpu")
+        has_a_cpu_path = reason is None or reason.startswith("not installed")
+        assert (name in common.CPU_IMPLEMENTATIONS) == has_a_cpu_path, f"{name}: {reason}"
+
+
+def test_parameters_are_those_of_the_registries() -> None:
+    # In any order: a new one goes to the end here, wherever it stands there.
+    assert sorted(initializers.SCHEMES) == sorted(SCHEMES)
+    for cell in convergence.CELLS:
+        scheme, norm = cell.split()
+        parse_scheme(scheme)
+        assert norm in NORM_PLACES
+    for label in batch_norm_relu.CPU_SHAPES + batch_norm_relu.CUDA_SHAPES:
+        assert str(parse(label)).startswith(label)
+    assert set(kernel_cost.TARGETS) <= set(static_cost.TARGETS)
+    builds = {build.name for build in static_cost.builds()}
+    assert {*kernel_cost.FORWARD_BUILDS, *kernel_cost.BACKWARD_BUILDS, *kernel_cost.FILL_BUILDS} <= builds
+    runs = {run.name for module in (batch_norm_relu_offline, random_fill_offline) for run in module.runs()}
+    assert {*kernel_cost.TRAINING_RUNS, *kernel_cost.EVALUATION_RUNS, *kernel_cost.FILL_RUNS} <= runs
+
+
+@pytest.fixture(scope="module")
+def caches() -> Iterator[dict[str, Any]]:
+    """Results of `setup_cache`, each made once, and of one entry of each list."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module, names in (
+            (kernel_cost, ("FORWARD_BUILDS", "BACKWARD_BUILDS", "FILL_BUILDS", "TARGETS")),
+            (kernel_cost, ("EVALUATION_RUNS", "TRAINING_RUNS", "FILL_RUNS")),
+            (convergence, ("CELLS", "SEEDS")),
+        ):
+            for name in names:
+                patch.setattr(module, name, getattr(module, name)[:1])
+        threads = torch.get_num_threads()
+        yield {}
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("case", BENCHMARKS, ids=lambda case: case.name)
+def test_every_benchmark_runs(case: Any, caches: dict[str, Any]) -> None:
+    """Once, at the first parameters that this machine can run; where it has no GPU, those of CUDA are n/a."""
+    key = case.setup_cache_key
+    if key is not None:
+        if key not in caches:
+            caches[key] = case.do_setup_cache()
+        case.set_cache(caches[key])
+    combinations = 1
+    for values in case.params:
+        combinations *= len(values)
+    for index in range(combinations):
+        if case.params:
+            case.set_param_idx(index)
+        skipped = case.do_setup()
+        if not skipped:
+            break
+    assert skipped == ("OnCuda" in case.name and not torch.cuda.is_available())
+    if skipped:
+        return
+    result = case.do_run() if case.type == "track" else case.func(*case._build_params())
+    if case.type == "track":
+        assert type(result) in (int, float), "asv takes no numpy number"
+        assert json.loads(json.dumps(result, allow_nan=False)) >= 0
+    elif result is not None:
+        exec(result, {})
+
+
+def test_a_wrong_result_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = IMPLEMENTATIONS["eager"]
+    wrong = dataclasses.replace(right, function=lambda *arguments: right.function(*arguments) * 1.01)
+    monkeypatch.setitem(IMPLEMENTATIONS, "eager", wrong)
+    batch_norm_relu.checked.cache_clear()
+    with pytest.raises(WrongResultError, match="eager at 16384x64 float32: output is off"):
+        batch_norm_relu.OnCpu().setup("eager", "16384x64")
+
+
+def test_an_unwritten_fill_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.import_module("initbench_core.networks.initialize").FillPlan, "fill_", print)
+    initializers.checked.cache_clear()
+    with pytest.raises(AssertionError, match="left weight unwritten"):
+        initializers.OnCpu().setup("kaiming_normal")
+
+
+def test_only_the_commits_own_source_is_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Not the installed one, nor another; and what an old commit lacks is n/a."""
+    monkeypatch.setenv("ASV_ENV_DIR", str(ROOT))
+    assert common.project("initbench_core.errors")
+    with pytest.raises(NotImplementedError, match=r"this commit has no initbench_core\.measurement\.unheard_of"):
+        common.project("initbench_core.measurement.unheard_of")
+    monkeypatch.setenv("ASV_ENV_DIR", str(tmp_path))
+    with pytest.raises(RuntimeError, match=r"not from asv's checkout in "):
+        common.project("initbench_core.errors")

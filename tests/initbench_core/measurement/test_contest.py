@@ -1,0 +1,96 @@
+"""Who takes part in a comparison, and that what is compared was measured side by side."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from initbench_core.measurement import contest
+from initbench_core.measurement.contest import Contest, admit, memory_bytes, times_ms, times_until_decided_ms
+from initbench_core.measurement.roofline import COPY
+from initbench_core.measurement.shapes import Shape
+from initbench_core.measurement.workload import Workload
+from initbench_core.networks import implementations
+from initbench_core.networks.implementations import IMPLEMENTATIONS, available
+
+
+@pytest.fixture(scope="module")
+def field() -> Contest:
+    return admit(Workload(Shape((512, 3))), compiled=False)
+
+
+def test_everyone_takes_part_or_is_left_out_with_a_reason(field: Contest) -> None:
+    assert {"eager", "eager_inplace", "fused_eager"} <= set(field.first_call_s)
+    assert set(field.first_call_s) | set(field.left_out) == set(IMPLEMENTATIONS)
+    assert not set(field.first_call_s) & set(field.left_out)
+    assert all(field.left_out.values())
+    assert "some shapes only" in field.left_out["torch_compile"]
+
+
+def test_what_is_wrong_or_fails_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*arguments: Any) -> torch.Tensor:
+        raise RuntimeError("out of luck\nand more")
+
+    wrong = {"wrong": F.batch_norm, "fails": fails}
+    for name, function in wrong.items():
+        row = dataclasses.replace(IMPLEMENTATIONS["eager"], name=name, function=function)
+        monkeypatch.setitem(IMPLEMENTATIONS, name, row)
+    found = admit(Workload(Shape((512, 3))), compiled=False)
+    assert "wrong at 512x3 float32: output is off by" in found.left_out["wrong"]
+    assert found.left_out["fails"] == "out of luck"
+    assert not set(wrong) & set(found.first_call_s)
+
+
+def test_a_copy_is_timed_beside_them(field: Contest) -> None:
+    times = times_ms(field, "eval", rounds=3, min_ms=0.0)
+    assert set(times) == {COPY, *field.first_call_s}
+    assert all(len(samples) == 3 and min(samples) > 0 for samples in times.values())
+
+
+def test_it_goes_on_until_the_interval_decides(field: Contest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Around 1 nothing is decided, and the limit ends it; twice as fast is decided at the first look."""
+
+    def invented(ratio: float) -> Any:
+        generator = np.random.default_rng(0)
+
+        def times(contest: Contest, pass_name: str, *, rounds: int, min_ms: float) -> dict[str, list[float]]:
+            own = generator.normal(1.0, 0.1, rounds)
+            return {"eager": (own * ratio * generator.normal(1.0, 0.1, rounds)).tolist(), "fused_eager": own.tolist()}
+
+        return times
+
+    for ratio, expected in ((1.0, 50), (2.0, 10), (0.5, 10)):
+        monkeypatch.setattr(contest, "times_ms", invented(ratio))
+        times = times_until_decided_ms(field, "fwd_bwd", "fused_eager", 1.0, rounds=10, min_ms=0.0, most=50)
+        assert {len(samples) for samples in times.values()} == {expected}
+
+
+def test_memory_in_tensors(field: Contest) -> None:
+    """Eager keeps the ReLU's output, holds the batch norm's beside it at its peak; in place there is one."""
+    kept, peak = memory_bytes(field)
+    size = field.workload.shape.num_bytes
+    assert set(kept) == set(peak) == set(field.first_call_s)
+    assert 1.0 <= kept["eager"] / size < 1.1
+    assert 2.0 <= peak["eager"] / size < 2.1
+    assert 1.0 <= peak["eager_inplace"] / size < 1.1
+    assert 1.0 <= peak["fused_eager"] / size < 1.1
+
+
+@pytest.mark.skipif(available("torch_compile", "cpu") is not None, reason="no compiler for torch.compile")
+def test_torch_compile_takes_part_where_it_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checked like all others; its backward alone is not timed, its hidden peak is not made up."""
+    only = {name: IMPLEMENTATIONS[name] for name in ("eager", "torch_compile")}
+    monkeypatch.setattr(contest, "IMPLEMENTATIONS", only)
+    # Starting up takes as long as compiling; here nobody looks at the seconds.
+    monkeypatch.setattr(contest, "start_compiler", lambda device: None)
+    found = admit(Workload(Shape((64, 3))), compiled=True)
+    assert set(found.first_call_s) == {"eager", "torch_compile"}
+    assert found.taking_part("fwd_bwd") == ["eager", "torch_compile"]
+    assert found.taking_part("bwd") == ["eager"]
+    kept, peak = memory_bytes(found)
+    assert set(peak) == {"eager"}
+    assert kept["torch_compile"] > 0
+    implementations.forget_compiled()

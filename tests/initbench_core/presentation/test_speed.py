@@ -1,0 +1,86 @@
+"""Speed-ups from paired samples: within rounds, with parity named, and figures of any number of implementations."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from initbench_core.measurement.roofline import COPY
+from initbench_core.presentation import speed, speed_plots
+from initbench_core.presentation.plots import style
+from initbench_core.records.frame import tidy
+from initbench_core.records.schema import Record
+
+TITLES = {"eager": "Eager", "fast": "Fast", "same": "Same", "slow": "Slow"}
+
+
+@pytest.fixture
+def rows() -> pd.DataFrame:
+    """A machine whose pace changes by the round: only ratios within rounds are steady."""
+    generator = np.random.default_rng(0)
+    pace = generator.uniform(1, 10, 30)
+    parts = []
+    for case in ("small", "large"):
+        factors = {COPY: 0.1, "eager": 1.0, "fast": 0.5, "same": 1.0, "slow": 2.0}
+        times = {name: (pace * factor * generator.normal(1, 0.02, 30)).tolist() for name, factor in factors.items()}
+        record = Record(
+            "e", {"case": case}, "i", [speed.measurement("fwd_bwd", times), speed.measurement("eval", times)]
+        )
+        parts.append(tidy([record]))
+    return speed.speedups(pd.concat(parts), "eager")
+
+
+def test_ratios_are_within_rounds(rows: pd.DataFrame) -> None:
+    one = rows[(rows["case"] == "small") & (rows["pass"] == "eval")].set_index("implementation")
+    assert one.loc["fast", "speed-up"] == pytest.approx(2, rel=0.03)
+    assert one["verdict"].to_dict() | {"eager": None, COPY: None} == {
+        COPY: None, "eager": None, "fast": "faster", "same": "parity", "slow": "slower",
+    }  # fmt: skip
+    assert one.loc["fast", "high"] - one.loc["fast", "low"] < 0.1, "the pace of the machine cancels"
+    assert np.isnan(one.loc["eager", "speed-up"])
+    assert np.isnan(one.loc[COPY, "speed-up"])
+    assert speed.ratio(one.loc["same"]).startswith("parity (95% ")
+    assert speed.ratio(one.loc["fast"]).startswith("2.0")
+
+
+def test_tally_and_means(rows: pd.DataFrame) -> None:
+    rivals = rows.dropna(subset="speed-up")
+    assert speed.tally(rivals) == "4 faster, 4 at parity, 4 slower"
+    assert speed.geometric_mean(pd.Series([1.0, 4.0])) == pytest.approx(2)
+    assert speed.geometric_mean(pd.Series([1.0, 4.0]), pd.Series([1, 0])) == pytest.approx(1)
+
+
+def test_without_a_baseline_there_is_no_speed_up() -> None:
+    record = Record("e", {"case": "c"}, "i", [speed.measurement("eval", {"fast": [1.0, 2.0]})])
+    rows = speed.speedups(tidy([record]), "eager")
+    assert rows["speed-up"].isna().all()
+    assert rows["ms"].tolist() == [1.5]
+
+
+def test_samples_must_be_of_equal_number() -> None:
+    with pytest.raises(ValueError, match="unpack"):
+        speed.measurement("eval", {"a": [1.0], "b": [1.0, 2.0]})
+
+
+def test_the_summary_names_what_is_missing(rows: pd.DataFrame) -> None:
+    titles = {**TITLES, "gone": "Gone"}
+    table = speed.summary(rows, titles, speed_plots.PASS_TITLES, {"gone": "not installed: gone"})
+    assert table["implementation"].tolist() == ["Fast", "Same", "Slow", "Gone"]
+    assert list(table.columns) == ["implementation", "forward and backward", "evaluation", "shapes"]
+    assert table["shapes"].tolist() == ["2", "2", "2", "not measured: not installed: gone"]
+    assert table["evaluation"][0].startswith(("1.9", "2.0"))
+    assert " to " in table["evaluation"][0]
+
+
+def test_figures_have_a_panel_per_pass_and_a_colour_per_implementation(rows: pd.DataFrame) -> None:
+    rows = rows.assign(MB=rows["case"].map({"small": 1.0, "large": 10.0}))
+    with style():
+        figure = speed_plots.speedups(rows, TITLES, title="t")
+        assert [axes.get_title(loc="left") for axes in figure.axes] == ["forward and backward", "evaluation"]
+        drawn = {c.get_label(): c.lines[0].get_color() for c in figure.axes[0].containers}
+        assert set(drawn) == {"Fast", "Same", "Slow"}
+        assert len(set(drawn.values())) == 3
+        sizes = speed_plots.against_size(rows, TITLES, "ms", title="t", copy="a copy")
+        assert {line.get_label() for line in sizes.axes[0].lines} == {"Eager", "Fast", "Same", "Slow", "a copy"}
+        memory = pd.DataFrame({"implementation": ["eager", "fast"], "kept": [1.0, 2.0], "peak": [2.0, np.nan]})
+        texts = [text.get_text() for text in speed_plots.memory(memory, TITLES, title="t").axes[1].texts]
+        assert texts == ["not measured"]
