@@ -40,7 +40,7 @@ def test_what_is_wrong_or_fails_is_left_out(monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setitem(IMPLEMENTATIONS, name, row)
     found = admit(Workload(Shape((512, 3))), compiled=False)
     assert "wrong at 512x3 float32: output is off by" in found.left_out["wrong"]
-    assert found.left_out["fails"] == "out of luck"
+    assert found.left_out["fails"] == "RuntimeError: out of luck"
     assert not set(wrong) & set(found.first_call_s)
 
 
