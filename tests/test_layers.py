@@ -25,7 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "experiments": {"training", "networks", "measurement", "records", "presentation"},
     "checks": {"environment", "networks", "measurement", "records", "training", "presentation"},
     "catalogue": {"experiments", "checks", "presentation"},
-    "readme": {"experiments", "presentation", "records"},
+    "readme": {"catalogue", "experiments", "presentation", "records"},
     "runner": {"catalogue", "experiments", "execution", "presentation", "records", "training", "environment"},
     "cli": {"catalogue", "comparison", "execution", "experiments", "presentation", "records", "runner"},
     "__main__": {"cli"},

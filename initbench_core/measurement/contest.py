@@ -1,8 +1,9 @@
 """All implementations of BatchNorm+ReLU on one workload: who takes part, and their times and memory side by side."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import cast
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor
 from initbench_core.measurement.memory import peak_bytes, saved_bytes
 from initbench_core.measurement.roofline import COPY
 from initbench_core.measurement.timing import estimate, paired_cuda_times_ms, paired_times_ms
-from initbench_core.measurement.workload import Workload, WrongResultError
+from initbench_core.measurement.workload import Workload
 from initbench_core.networks.implementations import (
     BASELINE,
     IMPLEMENTATIONS,
@@ -49,24 +50,25 @@ class Contest:
         return self.workload.call(IMPLEMENTATIONS[name], pass_name)
 
 
-def admit(workload: Workload, *, compiled: bool) -> Contest:
-    """Check every implementation on the workload; one that is missing or wrong is left out, with the reason.
+def admit(workload: Workload, *, compiled: bool, but: Mapping[str, str] = MappingProxyType({})) -> Contest:
+    """Check every implementation on the workload; one that is missing, fails or is wrong is left out, with the reason.
 
     Args:
         workload: what to run.
         compiled: whether torch.compile takes part.
+        but: names of others to leave out, with the reasons.
     """
     contest = Contest(workload)
     for name, row in IMPLEMENTATIONS.items():
-        obstacle = available(name, workload.x.device) or row.refuses(workload.x)
+        obstacle = but.get(name) or available(name, workload.x.device) or row.refuses(workload.x)
         if obstacle is None and row.compiled and not compiled:
             obstacle = "torch.compile takes part at some shapes only"
         if obstacle is None:
             try:
                 seconds = _first_call_s(workload, row)
                 workload.check(row)
-            except (WrongResultError, RuntimeError) as error:
-                obstacle = str(error).splitlines()[0]
+            except Exception as error:  # one implementation's failure, whatever it is, must not lose the others' times
+                obstacle = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         if obstacle is None:
             contest.first_call_s[name] = seconds
         else:
