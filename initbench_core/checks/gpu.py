@@ -15,22 +15,24 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
 from initbench_core import environment
-from initbench_core.checks.gpu_results import COPY, NAME, GpuCheck, rows
+from initbench_core.checks.gpu_results import NAME, GpuCheck, rows
 from initbench_core.checks.gpu_targets import judge
 from initbench_core.errors import UserError
+from initbench_core.measurement import contest
 from initbench_core.measurement.shapes import Shape
-from initbench_core.measurement.timing import cuda_wall_ms, paired_cuda_times_ms
+from initbench_core.measurement.timing import cuda_wall_ms
 from initbench_core.measurement.workload import PASSES, Workload
-from initbench_core.networks.implementations import IMPLEMENTATIONS, Implementation, forget_compiled
+from initbench_core.networks.implementations import forget_compiled
+from initbench_core.presentation import speed
 from initbench_core.presentation.figures import draw_figures
 from initbench_core.records.folder import ResultsFolder, RunName
-from initbench_core.records.schema import Emission, Failure, Measurement, Note, Record, Scalar, scalar
+from initbench_core.records.schema import Emission, Failure, Measurement, Note, Record, scalar
 from initbench_core.records.store import RecordFile
 
 ROOT = Path(__file__).parents[2]
@@ -38,6 +40,7 @@ TESTS = "tests/initbench_kernels/batch_norm_relu/test_batch_norm_relu_gpu.py"
 # A shape is begun only before this time, in seconds since the start; the rest is reported as not measured.
 LAST_START_S = 420
 DEVICE, PROFILE = "cuda", "full"
+ROUNDS = 10
 
 # The first three hold equal bytes; 3 channels against 256 is one of the targets. Real shapes are resnet50's at 128.
 SHAPES = (
@@ -68,50 +71,18 @@ AUTOTUNED = frozenset(SHAPES[i] for i in (0, 1, 4, 5, 6))
 
 def measure(shape: Shape) -> Iterator[Emission]:
     """Yield what one shape gives: times by pass and implementation, and notes on what is left out."""
-    workload = Workload(shape, DEVICE)
-    taking_part = {}
-    for name, implementation in IMPLEMENTATIONS.items():
-        reason = _obstacle_of(workload, implementation, shape)
-        if reason:
-            yield Note(f"{name}: {reason}")
-        else:
-            taking_part[name] = implementation
-    for pass_name in PASSES:
-        able = [n for n, implementation in taking_part.items() if pass_name in workload.passes(implementation)]
-        calls = [workload.copy(), *(workload.call(taking_part[name], pass_name) for name in able)]
-        yield samples_of("time", pass_name, dict(zip((COPY, *able), paired_cuda_times_ms(*calls), strict=True)))
-        if pass_name == "fwd_bwd" and shape.num_bytes < 2**20:
-            walls = [cuda_wall_ms(call) for call in calls[1:]]
-            yield samples_of("wall_time", pass_name, dict(zip(able, walls, strict=True)))
-    yield scalar("size", "bytes", shape.num_bytes)
     forget_compiled()
-
-
-def _obstacle_of(workload: Workload, implementation: Implementation, shape: Shape) -> str | None:
-    """Return why an implementation is not timed, or None: it is missing, it fails, or its result is wrong."""
-    if implementation.name == "torch_compile_max_autotune" and shape not in AUTOTUNED:
-        return "compiles for minutes, compared at some shapes only"
-    reason = implementation.obstacle(workload.x)
-    if reason is None:
-        try:
-            workload.check(implementation)
-        except Exception as error:  # one implementation's failure must not lose the others' numbers
-            reason = _in_a_line(error)
-    return reason
-
-
-def _in_a_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-
-
-def samples_of(metric: str, pass_name: str, times: Mapping[str, Sequence[float]]) -> Measurement:
-    """Return the samples of a pass, equally many of each implementation, as one measurement."""
-    rounds = [i for samples in times.values() for i in range(len(samples))]
-    names = [name for name, samples in times.items() for _ in samples]
-    axes: dict[str, Sequence[Scalar]] = {
-        "pass": [pass_name] * len(names), "implementation": names, "round": rounds
-    }  # fmt: skip
-    return Measurement(metric, "ms", [float(x) for samples in times.values() for x in samples], axes)
+    compiled = ("torch_compile", "torch_compile_max_autotune") if shape in AUTOTUNED else ("torch_compile",)
+    field = contest.admit(Workload(shape, DEVICE), compiled=compiled)
+    for name, reason in field.left_out.items():
+        yield Note(f"{name}: {reason}")
+    for pass_name in PASSES:
+        yield speed.measurement(pass_name, contest.times_ms(field, pass_name, rounds=ROUNDS, min_ms=1.0))
+        if pass_name == "fwd_bwd" and shape.num_bytes < 2**20 and field.first_call_s:
+            walls = {name: cuda_wall_ms(field.call(name, pass_name)) for name in field.taking_part(pass_name)}
+            yield speed.measurement(pass_name, walls, "wall_time")
+    yield speed.by_implementation("first_call", "s", field.first_call_s)
+    yield scalar("size", "bytes", shape.num_bytes)
 
 
 def trial(shape: Shape, identity: str, elapsed_s: float) -> Record:
@@ -125,7 +96,7 @@ def trial(shape: Shape, identity: str, elapsed_s: float) -> Record:
             emissions = list(measure(shape))
         except Exception as error:
             reason = "out_of_memory" if isinstance(error, torch.OutOfMemoryError) else "raised"
-            failure = Failure(reason, _in_a_line(error))
+            failure = Failure(reason, f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
     return Record(
         experiment=NAME,
         config={"shape": str(shape)},
@@ -209,10 +180,10 @@ def main() -> int:
 def _show(record: Record) -> None:
     for row in rows([record]).to_dict("records"):
         gbps = f"{row['GB/s']:8.0f} GB/s" if row["clock"] == "device" else " " * 13
-        against = row["against eager"] if isinstance(row["against eager"], str) else ""
+        against = f"{row['speed-up']:6.2f} times eager ({row['verdict']})" if row["speed-up"] > 0 else ""
         print(
             f"{row['shape']:36} {row['implementation']:26} {row['pass']:9} {row['clock']:6} "
-            f"{row['ms']:9.4f} ms [{row['low']:.4f}, {row['high']:.4f}] {gbps}  {against}",
+            f"{row['ms']:9.4f} ms [{row['ms low']:.4f}, {row['ms high']:.4f}] {gbps} {against}",
             flush=True,
         )
     for note in record.notes:

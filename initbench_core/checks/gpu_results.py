@@ -2,48 +2,43 @@
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from initbench_core.checks.gpu_targets import judge
-from initbench_core.measurement.roofline import bandwidth_gbps, floor_ms
-from initbench_core.measurement.timing import estimate
-from initbench_core.presentation import gpu_check_figure
-from initbench_core.presentation.statistics import Interval, ratio_text
+from initbench_core.measurement.roofline import COPY, bandwidth_gbps, floor_ms
+from initbench_core.networks.implementations import BASELINE
+from initbench_core.presentation import gpu_check_figure, speed
 from initbench_core.presentation.story import Claim
 from initbench_core.records.frame import tidy
 from initbench_core.records.schema import Record
 
 NAME = "gpu_check"
-BASELINE, COPY = "eager", "copy"
+CLOCKS = {"time": "device", "wall_time": "host"}
 COLUMNS = (
-    "shape", "MB", "pass", "clock", "implementation", "ms", "low", "high", "GB/s", "time / floor", "against eager",
-    "rounds",
+    "shape", "MB", "pass", "clock", "implementation", "ms", "ms low", "ms high", "GB/s", "time / floor", "speed-up",
+    "low", "high", "verdict", "rounds",
 )  # fmt: skip
 
 
 def rows(records: Sequence[Record]) -> pd.DataFrame:
-    """Return a row per shape, pass, clock ("device" or "host") and implementation, the copy left out."""
+    """Return a row per shape, pass, clock ("device" or "host") and implementation, as `speed.speedups` with floors.
+
+    The copy is left out: bandwidth and floor are made of it.
+    """
     found = []
     for record in records:
-        frame = tidy([record])
+        frame = tidy([record]).assign(case=record.config["shape"])
         size = int(frame[frame["metric"] == "size"]["value"].iloc[0])
-        for (metric, of_pass), group in frame[frame["metric"] != "size"].groupby(["metric", "pass"], sort=False):
-            pass_name = str(of_pass)
-            rounds = group.pivot(index="round", columns="implementation", values="value")
-            for name in (name for name in group["implementation"].unique() if name != COPY):
-                time = estimate(rounds[name])
-                row = {"shape": record.config["shape"], "MB": size / 1e6, "pass": pass_name, "implementation": name}
-                row |= {"ms": time.median, "low": time.low, "high": time.high, "rounds": time.samples}
-                row |= {"clock": "device" if metric == "time" else "host"}
-                if metric == "time":
-                    row["GB/s"] = bandwidth_gbps(pass_name, size, time.median)
-                    row["time / floor"] = time.median / floor_ms(pass_name, float(np.median(rounds[COPY])))
-                if name != BASELINE and BASELINE in rounds:
-                    ratio = estimate(rounds[BASELINE] / rounds[name])
-                    row["against eager"] = ratio_text(Interval(ratio.median, ratio.low, ratio.high))
-                found.append(row)
+        for metric, clock in CLOCKS.items():
+            part = speed.speedups(frame[frame["metric"] == metric], BASELINE)
+            copies = part[part["implementation"] == COPY].set_index("pass")["ms"]
+            part = part[part["implementation"] != COPY].assign(MB=size / 1e6, clock=clock)
+            if clock == "device":
+                times = list(zip(part["pass"], part["ms"], strict=True))
+                part["GB/s"] = [bandwidth_gbps(name, size, ms) for name, ms in times]
+                part["time / floor"] = [ms / floor_ms(name, copies[name]) for name, ms in times]
+            found += part.rename(columns={"case": "shape"}).to_dict("records")
     return pd.DataFrame(found, columns=list(COLUMNS))
 
 

@@ -84,7 +84,7 @@ class Places:
             return self.alone
         device, slug, described = Survey(self.device)(self.on_progress)
         threads = int(os.environ.get("OMP_NUM_THREADS", 0)) or max(1, cores() // jobs)
-        workers = _worker_environments(jobs, threads, _gpus() if device == "cuda" else [])
+        workers = worker_environments(jobs, threads, _gpus() if device == "cuda" else [])
         return self._open(LocalExecutor(workers, self.on_progress), device, slug, {**described, "threads": threads})
 
     def _cluster(self) -> Place:
@@ -114,7 +114,7 @@ def _gpus() -> list[str]:
     return named.split(",") if named else [str(index) for index in range(torch.cuda.device_count())]
 
 
-def _worker_environments(jobs: int, threads: int, gpus: list[str]) -> list[Mapping[str, str]]:
+def worker_environments(jobs: int, threads: int, gpus: list[str]) -> list[Mapping[str, str]]:
     """Return each worker's variables: its threads, and its share of the GPUs in turn."""
     own = {"OMP_NUM_THREADS": str(threads)}
     if not gpus:

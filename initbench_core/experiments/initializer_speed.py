@@ -22,7 +22,8 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from initbench_core.measurement.timing import Estimate, default_algorithms, estimate, paired_times_ms
-from initbench_core.presentation import plots
+from initbench_core.presentation import plots, speed
+from initbench_core.presentation.statistics import Interval, ratio_text
 from initbench_core.records.schema import Emission, Measurement, Record, scalar
 from initbench_core.training.setting import Setting
 from initbench_kernels.random_fill import Fill, FillPlan, fill_
@@ -184,6 +185,7 @@ def table(records: Sequence[Record]) -> pd.DataFrame:
                 "torch / fill": ratio.median,
                 "low": ratio.low,
                 "high": ratio.high,
+                "verdict": speed.verdict(Interval(ratio.median, ratio.low, ratio.high)),
                 "pairs": ratio.samples,
             }
         )
@@ -194,10 +196,10 @@ def findings(records: Sequence[Record]) -> Iterator[str]:
     """The ratio of every workload and contender, over distributions."""
     for (workload, contender), group in table(records).groupby(["workload", "contender"], sort=False):
         ratios = ", ".join(
-            f"{row['distribution']} {row['torch / fill']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
+            f"{row['distribution']} {ratio_text(Interval(row['torch / fill'], row['low'], row['high']))}"
             for _, row in group.iterrows()
         )
-        yield f"{workload} by {contender}: {ratios} times as fast as a loop of torch.nn.init (below 1: slower)."
+        yield f"{workload} by {contender}, times as fast as a loop of torch.nn.init (below 1: slower): {ratios}."
 
 
 def figures(records: Sequence[Record]) -> Mapping[str, Figure]:

@@ -1,7 +1,7 @@
 """All implementations of BatchNorm+ReLU on one workload: who takes part, and their times and memory side by side."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from initbench_core.measurement.memory import peak_bytes, saved_bytes
 from initbench_core.measurement.roofline import COPY
 from initbench_core.measurement.timing import estimate, paired_cuda_times_ms, paired_times_ms
-from initbench_core.measurement.workload import Workload, WrongResultError
+from initbench_core.measurement.workload import Workload
 from initbench_core.networks.implementations import (
     BASELINE,
     IMPLEMENTATIONS,
@@ -49,24 +49,24 @@ class Contest:
         return self.workload.call(IMPLEMENTATIONS[name], pass_name)
 
 
-def admit(workload: Workload, *, compiled: bool) -> Contest:
-    """Check every implementation on the workload; one that is missing or wrong is left out, with the reason.
+def admit(workload: Workload, *, compiled: Collection[str]) -> Contest:
+    """Check every implementation on the workload; one that is missing, fails or is wrong is left out, with the reason.
 
     Args:
         workload: what to run.
-        compiled: whether torch.compile takes part.
+        compiled: names of those under torch.compile that take part; they cost seconds to minutes a shape.
     """
     contest = Contest(workload)
     for name, row in IMPLEMENTATIONS.items():
         obstacle = available(name, workload.x.device) or row.refuses(workload.x)
-        if obstacle is None and row.compiled and not compiled:
-            obstacle = "torch.compile takes part at some shapes only"
+        if obstacle is None and row.compiled and name not in compiled:
+            obstacle = "takes part at some shapes only"
         if obstacle is None:
             try:
                 seconds = _first_call_s(workload, row)
                 workload.check(row)
-            except (WrongResultError, RuntimeError) as error:
-                obstacle = str(error).splitlines()[0]
+            except Exception as error:  # one implementation's failure, whatever it is, must not lose the others' times
+                obstacle = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         if obstacle is None:
             contest.first_call_s[name] = seconds
         else:

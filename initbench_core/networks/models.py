@@ -1,4 +1,4 @@
-"""The networks of the suite: MLP, CNN and residual MLP, with normalization none, before or after the activation."""
+"""The networks of the suite: MLP, CNNs and residual MLP, with normalization none, before or after the activation."""
 
 from collections.abc import Callable
 
@@ -73,6 +73,28 @@ def cnn(*, norm: str = "after", implementation: str = "native", dropout: float =
         layers += _activate(channels, "relu", norm, NORMS_2D[implementation])
         layers.append(nn.Dropout(dropout))
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(320, 50), Activation("relu"), nn.Linear(50, 10))
+
+
+def plain_cnn(channels: int, depth: int, outputs: int, *, norm: str = "none") -> nn.Sequential:
+    """Build a plain deep CNN: `depth` x [conv3(channels), ReLU], global average pool, Linear(outputs).
+
+    The first two convolutions have stride 2, so that the rest works on a quarter of the resolution.
+
+    Args:
+        channels: of every convolution.
+        depth: convolutions.
+        outputs: features of the result.
+        norm: BatchNorm2d "none", "before" or "after" the ReLU.
+
+    Returns:
+        A network [N, 1, H, W] -> [N, outputs].
+    """
+    layers: list[nn.Module] = []
+    for i in range(depth):
+        stride = 2 if i < 2 else 1
+        layers.append(nn.Conv2d(channels if i else 1, channels, kernel_size=3, stride=stride, padding=1))
+        layers += _activate(channels, "relu", norm, nn.BatchNorm2d)
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, outputs))
 
 
 class ResidualBlock(nn.Module):

@@ -15,7 +15,7 @@ from initbench_core.presentation.statistics import Interval, is_parity, ratio_te
 from initbench_core.records.schema import Measurement, Scalar
 
 
-def measurement(pass_name: str, times: Mapping[str, Sequence[float]]) -> Measurement:
+def measurement(pass_name: str, times: Mapping[str, Sequence[float]], metric: str = "time") -> Measurement:
     """Return samples in milliseconds by implementation, equally many of each, as one measurement."""
     (rounds,) = {len(samples) for samples in times.values()}
     axes: dict[str, Sequence[Scalar]] = {
@@ -23,7 +23,7 @@ def measurement(pass_name: str, times: Mapping[str, Sequence[float]]) -> Measure
         "implementation": [name for name in times for _ in range(rounds)],
         "round": list(range(rounds)) * len(times),
     }
-    return Measurement("time", "ms", [value for samples in times.values() for value in samples], axes)
+    return Measurement(metric, "ms", [value for samples in times.values() for value in samples], axes)
 
 
 def by_implementation(metric: str, unit: str, values: Mapping[str, float]) -> Measurement:
@@ -48,11 +48,17 @@ def speedups(samples: pd.DataFrame, baseline: str) -> pd.DataFrame:
             if name not in (baseline, COPY) and baseline in rounds:
                 ratio = estimate(rounds[baseline] / rounds[name])
                 found = Interval(ratio.median, ratio.low, ratio.high)
-                verdict = "parity" if is_parity(found) else "faster" if found.center > 1 else "slower"
-                row |= {"speed-up": ratio.median, "low": ratio.low, "high": ratio.high, "verdict": verdict}
+                row |= {"speed-up": ratio.median, "low": ratio.low, "high": ratio.high, "verdict": verdict(found)}
             rows.append(row)
     columns = ["case", "pass", "implementation", "ms", "ms low", "ms high", "speed-up", "low", "high", "verdict"]
     return pd.DataFrame(rows, columns=[*columns, "rounds"])
+
+
+def verdict(speedup: Interval) -> str:
+    """Return "faster", "slower", or "parity" where the interval includes 1."""
+    if is_parity(speedup):
+        return "parity"
+    return "faster" if speedup.center > 1 else "slower"
 
 
 def geometric_mean(ratios: pd.Series, weights: pd.Series | None = None) -> float:

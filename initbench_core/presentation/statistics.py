@@ -17,9 +17,13 @@ from initbench_core.measurement.bootstrap import bootstrap_interval
 
 Numbers = Sequence[float] | np.ndarray | pd.Series
 
+# A bootstrap stays within the range of its values, which holds the center of n values with a chance of 1 - 2^(1 - n):
+# 94% of 5, 87% of 4. Fewer have no interval.
+FEWEST = 5
+
 
 class Interval(NamedTuple):
-    """A center and its 95% interval; `low` and `high` are nan where one repetition leaves none."""
+    """A center and its 95% interval; `low` and `high` are nan where there are too few repetitions for one."""
 
     center: float
     low: float
@@ -93,7 +97,7 @@ def _of_means(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
 
 
 def bootstrap_ratio(a: Numbers, b: Numbers, *, budget: float | None = None) -> Interval:
-    """Return how many times `b` is `a`, a / b, with a paired 95% bootstrap interval on the log scale.
+    """Return how many times `b` is `a`, a / b, with a paired 95% bootstrap interval on the log scale (n >= 5).
 
     Args:
         a: one positive number per repetition.
@@ -119,7 +123,7 @@ def bootstrap_ratio(a: Numbers, b: Numbers, *, budget: float | None = None) -> I
         return Interval(math.nan, math.nan, math.nan)
     statistic = _geometric if budget is None else _of_means
     center = float(statistic(*pair))
-    if n == 1:
+    if n < FEWEST:
         return Interval(center, math.nan, math.nan)
     return Interval(center, *bootstrap_interval(list(pair), statistic, level=_level(n)))
 
@@ -149,7 +153,7 @@ class RestrictedMean(NamedTuple):
 
 
 def restricted_mean(steps: Numbers, budget: float) -> RestrictedMean:
-    """Return the restricted mean of steps (or epochs, or seconds) to a target, with a 95% bootstrap interval.
+    """Return the restricted mean of steps (or epochs, or seconds) to a target, with a 95% bootstrap interval (n >= 5).
 
     Args:
         steps: one number per trial; inf, or more than the budget, is censored at the budget and counts as it.
@@ -162,7 +166,7 @@ def restricted_mean(steps: Numbers, budget: float) -> RestrictedMean:
     reached = int((np.asarray(steps, dtype=float) <= budget).sum())
     n = len(numbers)
     low = high = math.nan
-    if n > 1:
+    if n >= FEWEST:
         low, high = bootstrap_interval([numbers], lambda drawn: drawn.mean(axis=-1), level=_level(n))
     return RestrictedMean(float(numbers.mean()) if n else math.nan, low, high, reached, n)
 

@@ -1,27 +1,28 @@
-"""The two commands that judge speed: what they say where they cannot measure, and what they count."""
+"""The commands that judge speed: what they say where they cannot measure, and what they count."""
 
 import dataclasses
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 from initbench_core import catalogue
 from initbench_core.checks import cpu as cpu_check
 from initbench_core.checks import gpu as gpu_check
+from initbench_core.checks import together as together_check
 from initbench_core.checks.cpu import peak_activations
 from initbench_core.checks.gpu_results import GpuCheck, rows
 from initbench_core.checks.gpu_targets import FEW, MANY, SMALL, judge
 from initbench_core.comparison.changes import compare
 from initbench_core.comparison.sources import pairs
+from initbench_core.measurement import contest
 from initbench_core.measurement.roofline import FUSED_PASSES, floor_ms
 from initbench_core.measurement.shapes import Shape
 from initbench_core.networks.implementations import IMPLEMENTATIONS
+from initbench_core.presentation import speed
 from initbench_core.presentation.report import write_report
 from initbench_core.records.folder import ResultsFolder, RunName
 from initbench_core.records.schema import Record, scalar
@@ -55,8 +56,8 @@ def records_at(fused: float, eager: float, copy: float = 1.0) -> list[Record]:
         for pass_name in FUSED_PASSES:
             factors = {"fused_triton": fused, "eager": eager, "torch_compile": eager}
             ms = {name: [factor * floor_ms(pass_name, copy)] * 3 for name, factor in factors.items()}
-            measured.append(gpu_check.samples_of("time", pass_name, {"copy": [copy] * 3, **ms}))
-            measured.append(gpu_check.samples_of("wall_time", pass_name, ms))
+            measured.append(speed.measurement(pass_name, {"copy": [copy] * 3, **ms}))
+            measured.append(speed.measurement(pass_name, ms, "wall_time"))
         records.append(Record("gpu_check", {"shape": str(shape)}, "me", measured))
     return records
 
@@ -91,33 +92,32 @@ def test_figure_and_findings() -> None:
     assert len(check.figures(records)["floor"].axes) == 4
     assert check.findings(records)[0] == "8 of 10 targets are met."
     assert check.findings(records)[-1] == "Left out: apex: not installed."
-    assert "parity" not in set(check.table(records)["against eager"])
-    assert check.table(records_at(1.0, 1.0))["against eager"].str.startswith("parity").sum() == 19 * 4 * 2 * 2
+    assert set(check.table(records)["verdict"].dropna()) == {"faster", "parity"}
 
 
 @pytest.fixture
 def pretended_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run the check on the CPU with a clock that always tells 2 ms, on four small shapes, the last one too late."""
-
-    def clock(*calls: Callable[[], object]) -> np.ndarray:
-        results = [call() for call in calls]
-        assert all(result is not None for result in results), "what is timed runs"
-        if getattr(results[0], "shape", None) == (7, 3):
-            raise torch.OutOfMemoryError("no room")
-        return np.full((len(calls), 3), 2.0)
+    """Run the check on the CPU: of four small shapes the third has no room, and the last one comes too late."""
 
     def wrong(*arguments: Any) -> torch.Tensor:
         return IMPLEMENTATIONS["eager"].function(*arguments) + 1
 
-    chosen = {name: IMPLEMENTATIONS[name] for name in ("eager", "fused_eager", "fused_triton")}
-    chosen["wrong"] = dataclasses.replace(chosen["eager"], name="wrong", function=wrong)
+    def times_ms(field: contest.Contest, pass_name: str, **options: Any) -> dict[str, list[float]]:
+        if field.workload.shape == Shape((7, 3)):
+            raise torch.OutOfMemoryError("no room")
+        return measured(field, pass_name, rounds=3, min_ms=0.0)
+
+    measured = contest.times_ms
+    for name in set(IMPLEMENTATIONS) - {"eager", "fused_eager", "fused_triton"}:
+        monkeypatch.delitem(IMPLEMENTATIONS, name)
+    row = dataclasses.replace(IMPLEMENTATIONS["eager"], name="wrong", function=wrong)
+    monkeypatch.setitem(IMPLEMENTATIONS, "wrong", row)
+    monkeypatch.setattr(contest, "times_ms", times_ms)
     times = iter([0.0, 1.0, 2.0, 3.0, 1000.0, 1001.0])
     monkeypatch.setattr(gpu_check, "DEVICE", "cpu")
     monkeypatch.setattr(gpu_check, "obstacle", lambda: None)
     monkeypatch.setattr(gpu_check, "run_tests", lambda: True)
-    monkeypatch.setattr(gpu_check, "paired_cuda_times_ms", clock)
     monkeypatch.setattr(gpu_check, "cuda_wall_ms", lambda call: [1.0] * 5)
-    monkeypatch.setattr(gpu_check, "IMPLEMENTATIONS", chosen)
     shapes = (Shape((64, 3)), Shape((8, 4, 5, 5), "bfloat16", "channels_last"), Shape((7, 3)), Shape((64, 5)))
     monkeypatch.setattr(gpu_check, "SHAPES", shapes)
     monkeypatch.setattr(gpu_check.time, "monotonic", lambda: next(times))
@@ -175,3 +175,23 @@ def test_cpu_check_measures_and_refuses(monkeypatch: pytest.MonkeyPatch, capsys:
         assert error in printed.err
         assert len(printed.err.splitlines()) == 1
         assert not printed.out
+
+
+def test_training_together_is_timed(capsys: pytest.CaptureFixture[str]) -> None:
+    """Both ways are run, and the target decides on the exit status."""
+    threads = torch.get_num_threads()
+    small = "--device=cpu", "--rounds=2", "--epochs=1", "--seeds=2", "--width=8", "--depth=1"
+    try:
+        status = together_check.main(list(small))
+    finally:
+        torch.set_num_threads(threads)
+    printed = capsys.readouterr().out
+    assert "one by one" in printed
+    assert printed.strip().endswith("met" if status == 0 else "MISSED")
+
+
+def test_training_together_needs_the_device_it_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA device")
+    assert together_check.main(["--device", "cuda"]) == 2
+    assert "no CUDA device" in capsys.readouterr().err

@@ -8,7 +8,7 @@ from torch import nn
 
 from initbench_core.networks.activations import Activation
 from initbench_core.networks.batch_norm import HandWrittenBatchNorm
-from initbench_core.networks.models import NORM_PLACES, cnn, mlp, residual_mlp
+from initbench_core.networks.models import NORM_PLACES, cnn, mlp, plain_cnn, residual_mlp
 from tests import tolerances
 
 
@@ -35,6 +35,14 @@ def test_cnn_shapes(norm: str, implementation: str) -> None:
     model = cnn(norm=norm, implementation=implementation)
     assert model(torch.randn(4, 1, 28, 28)).shape == (4, 10)
     assert sum(isinstance(m, nn.BatchNorm2d | HandWrittenBatchNorm) for m in model) == (0 if norm == "none" else 2)
+
+
+@pytest.mark.parametrize("norm", NORM_PLACES)
+def test_plain_cnn_shapes(norm: str) -> None:
+    model = plain_cnn(5, 4, 10, norm=norm)
+    assert model(torch.randn(4, 1, 28, 28)).shape == (4, 10)
+    assert model[:-3](torch.randn(4, 1, 28, 28)).shape == (4, 5, 7, 7)
+    assert sum(isinstance(m, nn.BatchNorm2d) for m in model) == (0 if norm == "none" else 4)
 
 
 @pytest.mark.parametrize("norm", NORM_PLACES)

@@ -53,26 +53,27 @@ def test_survival_of_the_unsolved_and_the_solved() -> None:
 
 
 def test_a_censored_trial_counts_as_the_budget() -> None:
-    found = restricted_mean([10, 20, math.inf, 40], budget=100)
-    assert (found.center, found.reached, found.n) == (42.5, 3, 4)
-    assert 10 <= found.low < 42.5 < found.high <= 100
-    assert f"{found:.0f}".startswith("at least 42")
+    found = restricted_mean([10, 20, math.inf, 40, 30], budget=100)
+    assert (found.center, found.reached, found.n) == (40, 4, 5)
+    assert 10 <= found.low < 40 < found.high <= 100
+    assert f"{found:.0f}".startswith("at least 40 (95% ")
+    assert f"{found:.0f}".endswith("reached by 4 of 5)")
     with pytest.raises(ValueError, match="inf where it was not reached"):
         restricted_mean([1, math.nan], budget=100)
 
 
 def test_degenerate_repetitions() -> None:
-    """One has no interval; equal ones have one without width."""
-    assert math.isnan(restricted_mean([10], 100).low)
-    assert restricted_mean([10, 10, 10], 100)[:3] == (10, 10, 10)
-    assert bootstrap_ratio([6, 6], [2, 2]) == pytest.approx((3, 3, 3))
-    assert math.isnan(bootstrap_ratio([6], [2]).high)
+    """Fewer than five have no interval; equal ones have one without width."""
+    assert math.isnan(restricted_mean([10, 11, 12, 13], 100).low)
+    assert restricted_mean([10] * 5, 100)[:3] == (10, 10, 10)
+    assert bootstrap_ratio([6] * 5, [2] * 5) == pytest.approx((3, 3, 3))
+    assert math.isnan(bootstrap_ratio([6] * 4, [2] * 4).high)
     assert math.isnan(bootstrap_ratio([math.nan], [2]).center)
 
 
 def test_ratio_is_paired_and_geometric() -> None:
     """Seeds differ by four decades, pairs by 2 exactly."""
-    seeds = np.array([1e-2, 1, 1e2])
+    seeds = np.array([1e-2, 1e-1, 1, 10, 1e2])
     assert bootstrap_ratio(2 * seeds, seeds) == pytest.approx((2, 2, 2))
     assert bootstrap_ratio([1, 100], [1, 1]).center == pytest.approx(10)
 
@@ -103,10 +104,11 @@ def test_intervals_cover_the_truth(n: int) -> None:
 
 
 def test_verdicts_and_parity() -> None:
-    assert verdict([1.0, 1.1, 0.9]) == "decided"
+    assert verdict([1.0, 1.1, 0.9]) == verdict([-1.0, -1.1, -0.9]) == "decided"
     assert verdict([1.0, -1.1, 0.9]) == "not decided"
     assert verdict([1.0]) == "not decided"
     assert not is_parity(Interval(1.2, 1.1, 1.3))
+    assert not is_parity(Interval(0.8, 0.7, 0.9))
     assert is_parity(Interval(1.02, 0.98, 1.05))
     assert is_parity(Interval(1.02, math.nan, math.nan))
     assert ratio_text(Interval(1.02, 0.98, 1.05)) == "parity (95% 0.98 to 1.05)"

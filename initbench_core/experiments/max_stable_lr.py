@@ -1,0 +1,231 @@
+"""Largest learning rate that still learns, by initializer, BatchNorm and depth.
+
+Question: how far may the learning rate rise before a short training fails, and how much room does BatchNorm add?
+
+MLPs of width 100 with ReLU on digits, plain SGD, batches of 32. A rate works if after one epoch (100 steps on the 5,000
+digits) the training has neither diverged nor stalled, by the suite's own definitions: its loss is finite and 1% better
+than the constant predictor's. The search descends from 16 by factors of 4 to the first rate that works and bisects the
+logarithm from there. Rates that work form an interval, hence from above: far below it a training is stable but learns
+nothing. A configuration in which no rate works counts as the lowest rate tried, and every ratio to it as "at least".
+
+Expected: BatchNorm before the ReLU adds a decade or more, and most where there is depth: without it the largest rate
+falls with depth, with it it hardly moves. With BatchNorm the loss does not depend on the scale of the weights, and
+their gradients shrink as they grow, so that a large first step lowers the effective rate of the next ones. Torch's
+default weights at depth 20 learn at no rate without BatchNorm.
+Source: Ioffe & Szegedy 2015, section 3.3; Bjorck et al. 2018, "Understanding batch normalization".
+"""
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from torch import nn
+
+from initbench_core.networks.initialize import initialize_
+from initbench_core.networks.models import NORM_PLACES, mlp
+from initbench_core.presentation import plots
+from initbench_core.presentation.statistics import Interval, bootstrap_ratio, interval, separates
+from initbench_core.presentation.story import Claim
+from initbench_core.records.frame import per_trial
+from initbench_core.records.schema import Emission, Measurement, Outcome, Record, scalar
+from initbench_core.training.data import Data, described
+from initbench_core.training.rate_search import search_rate
+from initbench_core.training.seeding import seeded
+from initbench_core.training.setting import Setting
+from initbench_core.training.together import train_together
+from initbench_core.training.train import Recipe
+
+INITS = ("torch_default", "xavier_normal", "kaiming_normal")
+# log2 of the rates between which the search goes down.
+HIGHEST, LOWEST, STRIDE = 4.0, -12.0, 2.0
+NAMES = {"none": "no BatchNorm", "before": "BatchNorm before ReLU", "after": "BatchNorm after ReLU"}
+
+
+@dataclass(frozen=True)
+class Config:
+    """One search."""
+
+    data: str
+    init: str
+    norm: str
+    depth: int  # hidden layers
+    width: int
+    epochs: int  # of each training of the search
+    resolution: float  # of the search, in log2
+    seed: int
+
+
+def grid(setting: Setting) -> Iterator[Config]:
+    """Every initializer with every place of BatchNorm, shallow and deep."""
+    depths = setting.pick(smoke=(2,), quick=(3, 20), full=(2, 3, 5, 10, 20, 50))
+    width, epochs, resolution = setting.pick(smoke=(16, 1, 2.0), quick=(100, 1, 0.5), full=(100, 4, 0.25))
+    for seed in range(setting.seeds):
+        for depth in depths:
+            for init in INITS:
+                for norm in NORM_PLACES:
+                    yield Config(setting.data.mnist(), init, norm, depth, width, epochs, resolution, seed)
+
+
+def run(config: Config, setting: Setting) -> Iterator[Emission]:
+    """Search for one seed."""
+    (emissions,) = run_together([config], setting)
+    yield from emissions
+
+
+def run_together(configs: Sequence[Config], setting: Setting) -> list[list[Emission]]:
+    """Search for several seeds side by side: those that ask for the same rate train together."""
+    first = configs[0]
+    data = setting.data.load(first.data)
+    limits = {"highest": HIGHEST, "lowest": LOWEST, "stride": STRIDE, "resolution": first.resolution}
+    searches = [search_rate(**limits) for _ in configs]
+    asked = {i: next(search) for i, search in enumerate(searches)}
+    tried: list[dict[float, bool]] = [{} for _ in configs]
+    found = [math.nan] * len(configs)
+    while asked:
+        rate = max(asked.values())
+        chosen = [i for i, wanted in asked.items() if wanted == rate]
+        for i, works in zip(chosen, _works([configs[i] for i in chosen], 2**rate, data, setting), strict=True):
+            tried[i][rate] = works
+            try:
+                asked[i] = searches[i].send(works)
+            except StopIteration as end:
+                found[i] = end.value
+                del asked[i]
+    return [
+        [
+            scalar("largest_rate", "1", 2**rate),
+            Measurement("works", "1", list(map(float, of_seed.values())), {"log2_rate": list(of_seed)}),
+        ]
+        for rate, of_seed in zip(found, tried, strict=True)
+    ]
+
+
+def _works(configs: Sequence[Config], rate: float, data: Data, setting: Setting) -> list[bool]:
+    """Train each for a short while; tell which have neither diverged nor stalled."""
+    epochs = configs[0].epochs
+    recipe = Recipe(epochs=epochs, lr=rate, batch_size=32, record_every=1000, evaluate_every=epochs)
+    models = [seeded(_network, config, data.train.x[0].numel()) for config in configs]
+    trained = train_together(models, data, recipe, seeds=[config.seed for config in configs], setting=setting)
+    outcomes = [next(e.name for e in emissions if isinstance(e, Outcome)) for emissions in trained]
+    return [outcome in ("trained", "slow") for outcome in outcomes]
+
+
+def _network(config: Config, inputs: int) -> nn.Module:
+    model = nn.Sequential(nn.Flatten(), *mlp(inputs, config.width, config.depth, 10, norm=config.norm))
+    initialize_(model, config.init, seed=config.seed)
+    return model
+
+
+def _rates(records: Sequence[Record]) -> pd.DataFrame:
+    """A row per seed, a column per (depth, init, norm); a search that found nothing counts as the lowest rate tried."""
+    frame = per_trial(records)
+    frame["largest_rate"] = frame["largest_rate"].clip(lower=2**LOWEST)
+    return frame.pivot(index="seed", columns=["depth", "init", "norm"], values="largest_rate")
+
+
+def _is_censored(rates: pd.Series) -> pd.Series:
+    return rates <= 2**LOWEST
+
+
+def _gain(rates: pd.DataFrame, depth: int, init: str, norm: str) -> tuple[Interval, str]:
+    """Return how many times the rate without BatchNorm the one with it is, and "at least " where it is a bound."""
+    plain = rates[depth, init, "none"]
+    return bootstrap_ratio(rates[depth, init, norm], plain), "at least " if _is_censored(plain).any() else ""
+
+
+def table(records: Sequence[Record]) -> pd.DataFrame:
+    """A row per configuration: the rate (geometric mean), and its paired ratio to no BatchNorm."""
+    rates = _rates(records)
+    rows = []
+    depths = sorted(set(rates.columns.get_level_values("depth")))
+    for depth, init, norm in itertools.product(depths, INITS, NORM_PLACES):
+        rate = interval(rates[depth, init, norm], log=True)
+        gain, bound = _gain(rates, depth, init, norm)
+        rows.append(
+            {
+                "hidden layers": depth,
+                "init": init,
+                "BatchNorm": norm,
+                "largest rate": rate.center,
+                "low": rate.low,
+                "high": rate.high,
+                "some rate works": f"{(~_is_censored(rates[depth, init, norm])).sum()} of {len(rates)}",
+                "times no BatchNorm": math.nan if norm == "none" else gain.center,
+                "low ": math.nan if norm == "none" else gain.low,
+                "high ": math.nan if norm == "none" else gain.high,
+                "separated": "-" if norm == "none" else bound + ("yes" if separates(gain, 1.0) else "no"),
+                "n": len(rates),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def findings(records: Sequence[Record]) -> Iterator[str]:
+    """What BatchNorm gains at each depth, and what depth costs."""
+    rates = _rates(records)
+    depths = sorted(set(rates.columns.get_level_values("depth")))
+    data = described(str(records[0].config["data"]))
+    for depth in depths:
+        parts = []
+        for init in INITS:
+            gain, bound = _gain(rates, depth, init, "before")
+            parts.append(f"{bound}{gain:.3g} for {init} ({bound}{math.log10(gain.center):.1f} decades)")
+        yield (
+            f"At {depth} hidden layers BatchNorm before the ReLU multiplies the largest learning rate that learns on "
+            f"{data} by {', '.join(parts)}; n = {len(rates)} paired seeds."
+        )
+    shallow, deep = depths[0], depths[-1]
+    for norm, name in NAMES.items():
+        change = bootstrap_ratio(rates[deep, "kaiming_normal", norm], rates[shallow, "kaiming_normal", norm])
+        yield f"Kaiming's weights, {name}: from {shallow} to {deep} hidden layers the largest rate times {change:.3g}."
+
+
+def claims(records: Sequence[Record]) -> Iterator[Claim]:
+    """The room that BatchNorm adds at the greatest depth."""
+    rates = _rates(records)
+    depth = max(rates.columns.get_level_values("depth"))
+    data = described(str(records[0].config["data"]))
+    gain, bound = _gain(rates, depth, "kaiming_normal", "before")
+    yield Claim(
+        "batch_norm_adds",
+        f"At {depth} layers with Kaiming's weights BatchNorm raises the largest learning rate that learns on {data} "
+        f"by {bound}this factor",
+        gain,
+        len(rates),
+        "a decade or more (Bjorck et al. 2018)",
+    )
+
+
+def figures(records: Sequence[Record]) -> Mapping[str, Figure]:
+    """The largest rate of every configuration: mean and interval over seeds, and each seed."""
+    rates = _rates(records)
+    depths = sorted(set(rates.columns.get_level_values("depth")))
+    data = described(str(records[0].config["data"]))
+    figure, axes = plots.panels(
+        1, len(depths), title=f"Largest learning rate that learns: {data}, {len(rates)} seeds",
+        width=max(9.0, 3.2 * len(depths)), height=3.4, sharey=True, sharex=True, squeeze=False,
+    )  # fmt: skip
+    left = float(rates.where(rates > 2**LOWEST).min().min()) / 8
+    for panel, depth in zip(axes[0], depths, strict=True):
+        for k, (norm, name) in enumerate(NAMES.items()):
+            at = np.arange(len(INITS)) + 0.22 * (k - 1)
+            rows = [interval(rates[depth, init, norm], log=True) for init in INITS]
+            center, low, high = (np.array(column) for column in zip(*rows, strict=True))
+            ends = np.nan_to_num(np.abs(np.stack([center - low, high - center])))
+            panel.errorbar(center, at, xerr=ends, fmt="o", ms=7, capsize=3, color=plots.CYCLE[k], label=name)
+            for y, init in zip(at, INITS, strict=True):
+                missed = int(_is_censored(rates[depth, init, norm]).sum())
+                if missed:
+                    text = f"no rate works for {missed} of {len(rates)}"
+                    panel.plot([left], [y], "<", color=plots.CYCLE[k], ms=7, clip_on=False)
+                    panel.annotate(text, (left, y), xytext=(9, -3), textcoords="offset points", fontsize=9)
+        panel.set(xscale="log", xlim=(left, 2 ** (HIGHEST + 0.5)), ylim=(len(INITS) - 0.5, -0.5))
+        panel.set_yticks(range(len(INITS)), INITS)
+        panel.set_title(f"{depth} hidden layers")
+    figure.supxlabel("learning rate (geometric mean, 95% interval over seeds)", fontsize=10)
+    axes[0][-1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return {"rates": figure}

@@ -1,0 +1,108 @@
+"""What the experiments do with a whole cell, and with trials that did not get there."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from initbench_core.experiments import Experiment, max_stable_lr, names, steps_to_target, tanh_phase
+from initbench_core.records.schema import Emission, Measurement, Outcome, Record, scalar
+from initbench_core.training.setting import Setting
+from initbench_core.training.sweep import run_trial
+from tests import tolerances
+
+SMOKE = Setting(profile="smoke", seeds=2)
+TOGETHER = [name for name in names() if Experiment(name).runs_together]
+
+
+def comparable(emissions: list[Emission]) -> tuple[dict[str, list[float]], str | None]:
+    numbers = {m.metric: list(m.values) for m in emissions if isinstance(m, Measurement) and not m.is_time}
+    return numbers, next((e.name for e in emissions if isinstance(e, Outcome)), None)
+
+
+@pytest.mark.parametrize("name", TOGETHER)
+def test_a_cell_gives_each_seed_what_it_has_alone(name: str) -> None:
+    experiment = Experiment(name)
+    # The last of a grid: the first one of `bn_batch_size`, BatchNorm on two samples, amplifies any rounding.
+    last = experiment.grid(SMOKE)[-1]
+    cell = [replace(last, seed=seed) for seed in (0, 1)]
+    for config, emissions in zip(cell, experiment.run_together(cell, SMOKE), strict=True):
+        alone = run_trial(experiment, config, SMOKE, "alone")
+        wanted = {m.metric: list(m.values) for m in alone.measurements if not m.is_time}
+        found, outcome = comparable(list(emissions))
+        assert outcome == (alone.outcome.name if alone.outcome else None)
+        assert list(found) == list(wanted)
+        for metric, values in wanted.items():
+            assert found[metric] == pytest.approx(
+                values, rel=tolerances.TOGETHER_RELATIVE, abs=tolerances.TOGETHER_ABSOLUTE, nan_ok=True
+            ), metric
+
+
+def test_tanh_weights_have_the_variance_of_their_cell() -> None:
+    config = tanh_phase.Config("digits5k", 2.25, 3, 300, 1, 0.01, seed=0)
+    model, _, _ = tanh_phase.prepare(config, SMOKE)
+    layers = [layer for layer in model if isinstance(layer, nn.Linear)]
+    for layer in layers[:-1]:
+        variance = layer.weight.var().item() * layer.in_features
+        assert variance == pytest.approx(2.25, rel=2 * tolerances.SAMPLE_STD_RELATIVE)
+    biases = torch.cat([layer.bias for layer in layers])
+    # 910 biases know their variance within 5% (one standard error).
+    assert biases.var().item() == pytest.approx(tanh_phase.SIGMA_B2, rel=0.2)
+
+
+def test_a_depth_counts_as_trained_only_with_all_smaller_ones() -> None:
+    accuracies = {0: (0.9, 0.2, 0.9), 1: (0.9, 0.8, 0.7), 2: (0.1, 0.1, 0.1)}
+    rows = [
+        {"seed": seed, "depth": depth, "accuracy": accuracy}
+        for seed, of_seed in accuracies.items()
+        for depth, accuracy in zip((5, 10, 20), of_seed, strict=True)
+    ]
+    assert tanh_phase.trained_depth(pd.DataFrame(rows)).to_dict() == {0: 5, 1: 20, 2: 0}
+
+
+def trial(experiment: str, config: dict[str, Any], **numbers: float) -> Record:
+    return Record(experiment, config, "identity", [scalar(name, "1", value) for name, value in numbers.items()])
+
+
+def test_a_search_without_a_rate_makes_its_ratio_a_bound() -> None:
+    def rate(init: str, norm: str) -> float:
+        return 0.0 if (init, norm) == ("torch_default", "none") else 4.0 if norm == "before" else 0.25
+
+    records = [
+        trial(
+            "max_stable_lr", {"data": "digits5k", "depth": 3, "init": init, "norm": norm, "seed": seed},
+            largest_rate=rate(init, norm),
+        )
+        for seed in range(3) for init in max_stable_lr.INITS for norm in max_stable_lr.NAMES
+    ]  # fmt: skip
+    rows = max_stable_lr.table(records).set_index(["init", "BatchNorm"])
+    assert rows["times no BatchNorm"]["kaiming_normal", "before"] == pytest.approx(16)
+    assert rows["separated"]["kaiming_normal", "before"] == "yes"
+    assert rows["separated"]["kaiming_normal", "after"] == "no"
+    assert rows["some rate works"]["torch_default", "none"] == "0 of 3"
+    assert rows["separated"]["torch_default", "before"] == "at least yes"
+    assert "at least" in next(iter(max_stable_lr.findings(records)))
+
+
+def test_a_censored_baseline_makes_the_ratio_of_steps_a_bound() -> None:
+    steps = {("none", 1): (800.0, math.inf), ("none", 5): (math.inf, math.inf), ("before", 1): (400.0, 400.0)}
+    steps |= {("before", 5): (200.0, 100.0), ("before", 30): (200.0, 200.0)}
+    records = [
+        replace(
+            trial(
+                "steps_to_target", {"data": "digits5k", "norm": norm, "times": times, "epochs": 20, "seed": seed},
+                steps_to_target=taken, epochs_to_target=taken / 50,
+            ),
+            outcome=Outcome("slow"),
+        )
+        for (norm, times), of_seeds in steps.items() for seed, taken in enumerate(of_seeds)
+    ]  # fmt: skip
+    rows = steps_to_target.table(records).set_index("arm")
+    # The censored trial counts as the budget of 1,000 steps: (800 + 1000) / (200 + 100).
+    assert rows["times fewer than the baseline"]["BatchNorm, rate x5"] == pytest.approx(6)
+    assert rows["reached"]["no BatchNorm, rate x1"] == "1 of 2"
+    assert "at least 6" in next(iter(steps_to_target.findings(records)))
