@@ -229,7 +229,7 @@ def figures(records: Sequence[Record]) -> Mapping[str, Figure]:
     """Hanin & Rolnick's two panels, and the runs still short of the target at the greatest depth."""
     config, seeds = _last(records), len({r.config["seed"] for r in records})
     figure, axes = plots.panels(
-        1, 3, title=f"When deep ReLU networks start to learn, by initial variance: {config['data']}, {seeds} seeds",
+        1, 3, title=f"When deep networks start to learn, by variance: {described(config['data'])}, {seeds} seeds",
         width=13.0, height=4.2,
     )  # fmt: skip
     cells, budget = list(_cells(records)), config["epochs"]

@@ -28,7 +28,6 @@ import pandas as pd
 from matplotlib.figure import Figure
 from torch import nn
 
-from initbench_core.networks.initialize import initialize_
 from initbench_core.networks.models import NORM_PLACES, mlp
 from initbench_core.presentation.depth_study import PLACES, curves, outcome_maps, propagation, step_maps
 from initbench_core.presentation.statistics import bootstrap_ratio, interval, restricted_mean, separates, wilson
@@ -38,6 +37,7 @@ from initbench_core.records.schema import Emission, Measurement, Record
 from initbench_core.training.data import TRAINING_IMAGES, Data, Split, described
 from initbench_core.training.probing import probe_at_init
 from initbench_core.training.recipe import Recipe
+from initbench_core.training.seeding import initialize_for_
 from initbench_core.training.setting import Setting
 from initbench_core.training.together import train_cell
 from initbench_core.training.train import train
@@ -81,10 +81,10 @@ def prepare(config: Config, setting: Setting) -> tuple[nn.Module, Data, Recipe]:
     """Return the network with its weights, the images and the recipe."""
     data = setting.data.load(config.data)
     model = nn.Sequential(nn.Flatten(), *mlp(784, 100, config.depth, 10, norm=config.norm))
-    options: dict[str, Any] = {"batch": data.train.x[:256]} if config.init == "lsuv" else {}
+    options: dict[str, Any] = {"batch": data.train.x[:256].to(setting.device)} if config.init == "lsuv" else {}
     # With the ReLU's gain Xavier's weights would be Kaiming's in a square layer; as published it has none.
     nonlinearity = "linear" if config.init == "xavier_normal" else "relu"
-    initialize_(model, config.init, seed=config.seed, nonlinearity=nonlinearity, **options)
+    initialize_for_(setting, model, config.init, seed=config.seed, nonlinearity=nonlinearity, **options)
     recipe = Recipe(config.epochs, lr=0.01, batch_size=BATCH, momentum=0.9, target=TARGET, record_every=5,
                     target_metric="validation_accuracy", stop_at_target=config.stops)  # fmt: skip
     return model, data, recipe
@@ -92,7 +92,7 @@ def prepare(config: Config, setting: Setting) -> tuple[nn.Module, Data, Recipe]:
 
 def _look(model: nn.Module, data: Data, config: Config) -> Iterator[Emission]:
     """Probe the network on training images; of a very deep one some 50 layers are kept."""
-    batch = Split(data.train.x[:BATCH], data.train.y[:BATCH])
+    batch = Split(data.train.x[:BATCH], data.train.y[:BATCH]).to(str(next(model.parameters()).device))
     step = math.ceil(config.depth / 50)
     for found in probe_at_init(model, batch, norm=config.norm):
         axes = {axis: list(at)[::step] for axis, at in found.axes.items()}
