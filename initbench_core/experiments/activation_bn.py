@@ -26,7 +26,6 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from initbench_core.networks.gains import exact_gain
-from initbench_core.networks.initialize import initialize_
 from initbench_core.networks.initializers import scale_weights_
 from initbench_core.networks.models import NORM_PLACES, mlp
 from initbench_core.presentation import plots
@@ -36,6 +35,7 @@ from initbench_core.records.frame import per_trial, tidy
 from initbench_core.records.schema import Emission, Record
 from initbench_core.training.data import Data, described
 from initbench_core.training.recipe import Recipe
+from initbench_core.training.seeding import initialize_for_
 from initbench_core.training.setting import Setting
 from initbench_core.training.together import train_cell
 from initbench_core.training.train import train
@@ -80,7 +80,7 @@ def prepare(config: Config, setting: Setting) -> tuple[nn.Module, Data, Recipe]:
     """Return the network with its weights, the digits and the recipe."""
     layers = mlp(784, 100, config.depth, 10, activation=config.activation, norm=config.norm)
     model = nn.Sequential(nn.Flatten(), *layers)
-    initialize_(model, "lecun_normal", seed=config.seed)
+    initialize_for_(setting, model, "lecun_normal", seed=config.seed)
     scale_weights_(model, exact_gain(config.activation))
     recipe = Recipe(
         epochs=config.epochs,

@@ -46,7 +46,7 @@ class StackedBatchNorm(nn.Module):
     running_var: torch.Tensor
     num_batches_tracked: torch.Tensor
 
-    def __init__(self, layers: Sequence[nn.Module], backend: str | None) -> None:
+    def __init__(self, layers: Sequence[nn.Module], backend: str) -> None:
         super().__init__()
         first = layers[0]
         assert isinstance(first, nn.BatchNorm1d)
@@ -81,12 +81,12 @@ class StackedNetwork(nn.Module):
     number becomes [S, 1, 1].
     """
 
-    def __init__(self, models: Sequence[nn.Module], *, backend: str | None = None) -> None:
+    def __init__(self, models: Sequence[nn.Module], *, backend: str = "eager") -> None:
         """Stack `models`.
 
         Args:
             models: at least one, of equal architecture, all in the same mode; they are left as they are.
-            backend: of the fused BatchNorm and ReLU: "triton", "eager", or None for the device's default.
+            backend: of the fused BatchNorm and ReLU: "triton" or "eager".
 
         Raises:
             ValueError: they differ, they share parameters among their layers, or a layer of theirs is none of
@@ -138,7 +138,7 @@ class StackedNetwork(nn.Module):
                 parameter.grad = gradient[position].view_as(parameter)
 
 
-def _stack(layers: Sequence[nn.Module], backend: str | None) -> nn.Module:
+def _stack(layers: Sequence[nn.Module], backend: str) -> nn.Module:
     """Stack one layer of every network, with all that is in it."""
     first = layers[0]
     if type(first) is nn.Linear:

@@ -74,7 +74,7 @@ class _Together:
         self, models: Sequence[nn.Module], data: Data, recipe: Recipe, seeds: Sequence[int], setting: Setting
     ) -> None:
         self.models = [model.to(setting.device).train() for model in models]
-        self.stack = StackedNetwork(self.models)
+        self.stack = StackedNetwork(self.models, backend=setting.kernels)
         self.data = data.to(setting.device)
         self.recipe = recipe
         self.seeds = seeds
@@ -195,7 +195,7 @@ class _Together:
         whole = [i for i, log in enumerate(self.logs) if not log.is_bad()]
         scores: list[dict[str, Score]] = [{} for _ in self.logs]
         if whole:
-            stack = StackedNetwork([self.models[i] for i in whole])
+            stack = StackedNetwork([self.models[i] for i in whole], backend=self.setting.kernels)
             for name, split in (("train", self.data.train), ("test", self.data.test)):
                 for i, score in zip(whole, _score(stack, split), strict=True):
                     scores[i][name] = score
