@@ -74,8 +74,8 @@ def run(
     jobs: Annotated[
         str,
         typer.Option(
-            help="Worker processes; auto is one per core. Threads are shared among them. Experiments that measure "
-            "times run alone, with all threads."
+            help="Worker processes; auto is one per core (per GPU on CUDA). Threads are shared among them. "
+            "Experiments that measure times run alone, with all threads."
         ),
     ] = "1",
     trial_timeout: Annotated[

@@ -190,7 +190,9 @@ def check_answer(address: str) -> None:
         raise UserError(f"no Ray cluster answers at {address} within {ANSWER_LIMIT:g} s") from None
     if done.returncode:
         said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise UserError(f"no Ray cluster answers at {address} ({said[-1]})")
+        raise UserError(
+            f"no Ray cluster answers at {address} ({said[-1]}); one that wants a token needs RAY_AUTH_MODE=token"
+        )
 
 
 def _packages() -> list[str]:

@@ -9,7 +9,7 @@ from initbench_core.errors import UserError
 from initbench_core.execution import place
 from initbench_core.execution.in_process import InProcessExecutor
 from initbench_core.execution.local import LocalExecutor
-from initbench_core.execution.options import Options, cores, read_jobs
+from initbench_core.execution.options import Options, read_jobs
 from initbench_core.execution.place import Places
 from initbench_core.experiments import Experiment, names
 
@@ -47,6 +47,16 @@ def test_workers_share_the_cores_and_the_environment_says_so(monkeypatch: pytest
         assert places.shared.environment["threads"] == 5
 
 
+def test_auto_is_a_worker_per_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(place, "cores", lambda: 3)
+    with closing(open_places(Options(jobs=None))) as places:
+        assert isinstance(places.shared.executor, LocalExecutor)
+        assert len(places.shared.executor.free) == 3
+    monkeypatch.setattr(place, "cores", lambda: 1)
+    with closing(open_places(Options(jobs=None))) as places:
+        assert places.shared is places.alone
+
+
 def test_a_time_limit_needs_a_process_that_can_be_ended() -> None:
     with closing(open_places(Options(timeout=1.0))) as places:
         executor = places.shared.executor
@@ -60,7 +70,7 @@ def test_workers_take_the_gpus_in_turn() -> None:
 
 
 def test_jobs_are_a_number_or_auto() -> None:
-    assert read_jobs("auto") == cores() >= 1
+    assert read_jobs("auto") is None
     assert read_jobs("3") == 3
     for text in ("0", "-1", "1.5", "", "all"):
         with pytest.raises(UserError, match="at least 1, or auto"):

@@ -8,14 +8,21 @@ from pathlib import Path
 
 import pytest
 
+from initbench_core import environment
 from initbench_core.errors import MissingDataError, UserError
 from initbench_core.execution import ray_cluster
 from initbench_core.execution.job import Done
+from initbench_core.execution.options import Options
 from initbench_core.execution.place import Survey
 from initbench_core.execution.ray_cluster import RayExecutor, check_answer, slots
+from initbench_core.experiments import Experiment
+from initbench_core.records.folder import ResultsFolder, RunName
+from initbench_core.records.store import read
+from initbench_core.runner import run_experiments
 from tests.initbench_core.execution.jobs import Allocate, Die, Hang, Raise, Say, are_gone, read_pids
 from tests.initbench_core.training.test_sweep import check_that_a_kill_costs_nothing
 
+pytest.importorskip("ray")
 ROOT = Path(__file__).parents[3]
 
 
@@ -70,6 +77,22 @@ def test_a_machine_of_the_cluster_says_what_it_is(executor: RayExecutor) -> None
     assert done.result is not None
     device, slug, described = done.result
     assert (device, slug, described["threads"]) == ("cpu", "cpu", 1)
+
+
+def test_a_run_on_the_cluster(executor: RayExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the command line does, on the cluster that is there already."""
+    monkeypatch.setattr(ray_cluster, "RayExecutor", lambda address, *, cpus, gpus: executor)
+    with monkeypatch.context() as patched:
+        patched.setattr(executor, "close", lambda: None)
+        options = Options(executor="ray", jobs=1)
+        run_experiments(
+            [Experiment("overflow")], profile="smoke", device="auto", seeds=1, out=tmp_path, options=options
+        )
+    folder, run = ResultsFolder(tmp_path), RunName("overflow", "smoke", "cpu")
+    assert folder.manifest(run)["finished"] is True
+    assert folder.manifest(run)["environment"]["commit"] == environment.describe("cpu")["commit"]
+    assert len(read(folder.records(run)).records) == 8
+    assert not folder.checkpoints.exists()
 
 
 def test_trials_that_fit_no_machine_are_refused() -> None:
