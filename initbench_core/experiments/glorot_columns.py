@@ -20,7 +20,6 @@ import pandas as pd
 from matplotlib.figure import Figure
 from torch import nn
 
-from initbench_core.networks.initialize import initialize_
 from initbench_core.networks.models import mlp
 from initbench_core.presentation import plots
 from initbench_core.presentation.statistics import interval, spread, verdict
@@ -29,6 +28,7 @@ from initbench_core.records.frame import per_trial
 from initbench_core.records.schema import Emission, Record
 from initbench_core.training.data import Data, described
 from initbench_core.training.recipe import Recipe
+from initbench_core.training.seeding import initialize_for_
 from initbench_core.training.setting import Setting
 from initbench_core.training.together import train_cell
 from initbench_core.training.train import train
@@ -70,7 +70,7 @@ def grid(setting: Setting) -> Iterator[Config]:
 def prepare(config: Config, setting: Setting) -> tuple[nn.Module, Data, Recipe]:
     """Return the network with its weights, the images and the recipe."""
     model = nn.Sequential(nn.Flatten(), *mlp(784, 100, 5, 10, activation=config.activation))
-    initialize_(model, SCHEMES[config.init], seed=config.seed, nonlinearity="linear")
+    initialize_for_(setting, model, SCHEMES[config.init], seed=config.seed, nonlinearity="linear")
     # torch's default draws the biases too.
     for layer in model.modules():
         if isinstance(layer, nn.Linear):

@@ -28,7 +28,6 @@ import pandas as pd
 from matplotlib.figure import Figure
 from torch import nn
 
-from initbench_core.networks.initialize import initialize_
 from initbench_core.networks.models import NORM_PLACES, mlp
 from initbench_core.presentation.depth_study import PLACES, curves, outcome_maps, propagation, step_maps
 from initbench_core.presentation.statistics import bootstrap_ratio, interval, restricted_mean, separates, wilson
@@ -38,6 +37,7 @@ from initbench_core.records.schema import Emission, Measurement, Record
 from initbench_core.training.data import TRAINING_IMAGES, Data, Split, described
 from initbench_core.training.probing import probe_at_init
 from initbench_core.training.recipe import Recipe
+from initbench_core.training.seeding import initialize_for_
 from initbench_core.training.setting import Setting
 from initbench_core.training.together import train_cell
 from initbench_core.training.train import train
@@ -84,7 +84,7 @@ def prepare(config: Config, setting: Setting) -> tuple[nn.Module, Data, Recipe]:
     options: dict[str, Any] = {"batch": data.train.x[:256]} if config.init == "lsuv" else {}
     # With the ReLU's gain Xavier's weights would be Kaiming's in a square layer; as published it has none.
     nonlinearity = "linear" if config.init == "xavier_normal" else "relu"
-    initialize_(model, config.init, seed=config.seed, nonlinearity=nonlinearity, **options)
+    initialize_for_(setting, model, config.init, seed=config.seed, nonlinearity=nonlinearity, **options)
     recipe = Recipe(config.epochs, lr=0.01, batch_size=BATCH, momentum=0.9, target=TARGET, record_every=5,
                     target_metric="validation_accuracy", stop_at_target=config.stops)  # fmt: skip
     return model, data, recipe

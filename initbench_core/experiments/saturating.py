@@ -22,7 +22,6 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from initbench_core.networks.activations import Activation
-from initbench_core.networks.initialize import initialize_
 from initbench_core.networks.models import mlp
 from initbench_core.presentation import plots
 from initbench_core.presentation.statistics import bootstrap_ratio, interval, restricted_mean, spread, verdict, wilson
@@ -31,6 +30,7 @@ from initbench_core.records.frame import per_trial, tidy
 from initbench_core.records.schema import Emission, Measurement, Record
 from initbench_core.training.data import Data, described
 from initbench_core.training.recipe import Recipe
+from initbench_core.training.seeding import initialize_for_
 from initbench_core.training.setting import Setting
 from initbench_core.training.together import train_cell
 from initbench_core.training.train import train
@@ -69,7 +69,7 @@ def grid(setting: Setting) -> Iterator[Config]:
 def prepare(config: Config, setting: Setting) -> tuple[nn.Module, Data, Recipe]:
     """Return the network with its weights, the images and the recipe."""
     model = nn.Sequential(nn.Flatten(), *mlp(784, 100, 3, 10, activation="sigmoid", norm=config.norm))
-    initialize_(model, config.init, seed=config.seed, nonlinearity="linear")
+    initialize_for_(setting, model, config.init, seed=config.seed, nonlinearity="linear")
     recipe = Recipe(
         epochs=config.epochs,
         lr=0.5,
