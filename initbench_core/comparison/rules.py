@@ -32,7 +32,8 @@ RULES = (
     Rule(r"time\[(\w+), fused_\w+\]", "lower", is_of_the_machine=True, reference=r"time[\1, eager]"),
     Rule(r"fill_ms", "lower", is_of_the_machine=True, reference="torch_ms"),
     Rule(r"(time|wall_time)\[.*\]|torch_ms|threads", is_of_the_machine=True),
-    Rule(r"first_call\[.*\]", is_compared=False),
+    # Taken once in each training, which may run beside others.
+    Rule(r"first_call\[.*\]|train_seconds|seconds_to_target|samples_per_second", is_compared=False),
     Rule(r"(kept|peak)\[(.*, )?fused_\w+\]", "lower", is_exact=True),
     Rule(
         r"(registers|(spill|shared)_bytes|launches|(bytes|reads|writes)_per_element)(\[.*\])?", "lower", is_exact=True

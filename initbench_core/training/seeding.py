@@ -32,5 +32,10 @@ def initialize_for_(setting: Setting, model: nn.Module, scheme: str, *, seed: in
     """Fill a model's weights as `initialize_` does, on the device of the setting and by its backend.
 
     The weights are the same on every device and backend; on CUDA the model is filled where it is used, in one launch.
+    Tensors among the options (the batch of LSUV) are moved to the device too.
     """
-    return initialize_(model.to(setting.device), scheme, seed=seed, backend=setting.kernels, **options)
+    moved: dict[str, Any] = {
+        name: option.to(setting.device) if isinstance(option, torch.Tensor) else option
+        for name, option in options.items()
+    }
+    return initialize_(model.to(setting.device), scheme, seed=seed, backend=setting.kernels, **moved)
