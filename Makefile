@@ -21,7 +21,7 @@ lint: $(VENV)/dev.stamp
 bench: $(VENV)/test.stamp
 	$(BIN)/python -m pytest --benchmark-only
 
-# The current commit, saved in results/asv; the working tree's changes are not in it.
+# The current commit, saved in results/asv; what is not committed is not measured.
 asv: $(VENV)/test.stamp
 	$(BIN)/asv run
 

@@ -43,6 +43,13 @@ def run(
     experiments: Names = None,
     profile: Annotated[str, typer.Option(help="smoke (seconds), quick (minutes on 2 cores) or full.")] = "quick",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    backend: Annotated[
+        str,
+        typer.Option(
+            help="Fused BatchNorm with ReLU and fused initializers: triton, eager, or auto (triton on CUDA). Results "
+            "of each belong in a folder of their own."
+        ),
+    ] = "auto",
     seeds: Annotated[
         int | None, typer.Option(min=1, max=1000, help="Repetitions per configuration.", show_default="by profile")
     ] = None,
@@ -67,8 +74,8 @@ def run(
     jobs: Annotated[
         str,
         typer.Option(
-            help="Worker processes; auto is one per core. Threads are shared among them. Experiments that measure "
-            "times run alone, with all threads."
+            help="Worker processes; auto is one per core (per GPU on CUDA). Threads are shared among them. "
+            "Experiments that measure times run alone, with all threads."
         ),
     ] = "1",
     trial_timeout: Annotated[
@@ -117,6 +124,7 @@ def run(
         chosen,
         profile=profile,
         device=device,
+        backend=backend,
         seeds=seeds,
         out=out,
         fresh=fresh,

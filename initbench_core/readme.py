@@ -9,8 +9,11 @@ import re
 import sys
 from pathlib import Path
 
+from initbench_core import catalogue
 from initbench_core.errors import UserError
-from initbench_core.experiments import Experiment, batch_norm_relu_speed
+from initbench_core.experiments import batch_norm_relu_speed
+from initbench_core.presentation.section import collect
+from initbench_core.presentation.story import Claim
 from initbench_core.presentation.tables import escaped, markdown
 from initbench_core.records.files import replace_file
 from initbench_core.records.folder import ResultsFolder, RunName
@@ -21,14 +24,20 @@ README = Path(__file__).parents[1] / "README.md"
 SPEED = RunName("batch_norm_relu_speed", "quick", "cpu")
 
 
-def results_table(folder: ResultsFolder) -> str:
-    """Return a row per experiment with its first finding."""
-    lines = ["| experiment | what was measured (quick profile, CPU) |", "| --- | --- |"]
-    for run in folder.recorded():
-        if (run.profile, run.device) == ("quick", "cpu") and folder.manifest(run).get("finished"):
-            finding = next(iter(Experiment(run.experiment).findings(read(folder.records(run)).records)))
-            lines.append(f"| {run.experiment} | {escaped(finding)} |")
-    return "\n".join(lines)
+def story_tables(folder: ResultsFolder) -> str:
+    """Return a table per chapter of the report's story, with the first claim of each experiment."""
+    parts = []
+    for chapter, claims in collect(folder, catalogue.find).story.items():
+        first: dict[str, Claim] = {}
+        for section, claim in claims:
+            if (section.run.profile, section.run.device) == (SPEED.profile, SPEED.device):
+                first.setdefault(section.run.experiment, claim)
+        rows = [
+            f"| {escaped(claim.sentence)} | {claim.measured_text} | {escaped(claim.theory_text)} |"
+            for claim in first.values()
+        ]
+        parts.append("\n".join([f"| {chapter} | measured | theory or source |", "| --- | --- | --- |", *rows]))
+    return "\n\n".join(parts)
 
 
 def speed_table(records: list[Record]) -> str:
@@ -58,7 +67,7 @@ def main() -> int:
         with ResultsFolder(options.out).existing() as folder:
             if not folder.manifest(SPEED).get("finished"):
                 raise UserError(f"no finished run {SPEED} in {options.out}: initbench run {SPEED.experiment}")
-            text = filled(README.read_text(), "results", results_table(folder))
+            text = filled(README.read_text(), "results", story_tables(folder))
             text = filled(text, "speed", speed_table(read(folder.records(SPEED)).records))
         replace_file(README, text.encode())
     except UserError as error:

@@ -19,6 +19,7 @@ from initbench_core.records.store import RecordFile
 from initbench_core.training.data import DATASETS, DataSource, described
 from initbench_core.training.setting import PROFILES, SEEDS, Setting
 from initbench_core.training.sweep import is_recorded, sweep
+from initbench_kernels.backend import BACKENDS
 
 
 def run_experiments(
@@ -34,6 +35,7 @@ def run_experiments(
     download: bool = False,
     checkpoints: Path | None = None,
     tensorboard: Path | None = None,
+    backend: str = "auto",
     options: Options | None = None,
 ) -> None:
     """Run `experiments` and leave records, figures and the report in `out`; arguments as the command line's.
@@ -44,7 +46,7 @@ def run_experiments(
         TrialsFailedError: all ran, and some trials failed.
     """
     data = DataSource(data_dir, download, dataset)
-    _check(profile, device, data)
+    _check(profile, device, backend, data)
     options = options or Options()
     progress = Progress(len(experiments))
     with closing(Places(options, device, progress.within_trial)) as places:
@@ -57,6 +59,7 @@ def run_experiments(
         setting = Setting(
             profile=profile,
             seeds=seeds or SEEDS[profile],
+            backend=backend,
             data=data,
             strict_checkpoints=checkpoints is not None,
             tensorboard=tensorboard,
@@ -104,18 +107,20 @@ def _run(
     Raises:
         MissingDataError: it has no data; the bar is closed.
     """
-    setting = replace(setting, device=place.device)
+    setting = _on_device(setting, place.device)
+    # Records of two backends differ in rounding: they are never taken for one study.
+    described_place = {**place.environment, "backend": setting.backend}
     configs = experiment.grid(setting)
     data = sorted({config.data for config in configs if getattr(config, "data", "")})
     records = RecordFile(
         folder.records(RunName(experiment.name, setting.profile, place.device_slug)),
-        environment.identity(place.environment, experiment.source, data, folder.token()),
+        environment.identity(described_place, experiment.source, data, folder.token()),
         {
             "profile": setting.profile,
             "seeds": setting.seeds,
             "trials": len(configs),
             "data": [described(name) for name in data],
-            "environment": place.environment,
+            "environment": described_place,
         },
         fresh=fresh,
     )
@@ -139,11 +144,22 @@ def _run(
     return records
 
 
-def _check(profile: str, device: str, data: DataSource) -> None:
+def _on_device(setting: Setting, device: str) -> Setting:
+    """Return the setting for a device, with the backend that serves there."""
+    setting = replace(setting, device=device)
+    try:
+        return replace(setting, backend=setting.kernels)
+    except RuntimeError as error:
+        raise UserError(f"{error}; use --backend auto") from error
+
+
+def _check(profile: str, device: str, backend: str, data: DataSource) -> None:
     if profile not in PROFILES:
         raise UserError(f"no profile {profile!r}: choose from {', '.join(PROFILES)}")
     if device not in ("auto", "cpu", "cuda"):
         raise UserError(f"no device {device!r}: choose from auto, cpu, cuda")
+    if backend not in ("auto", *BACKENDS):
+        raise UserError(f"no backend {backend!r}: choose from auto, {', '.join(BACKENDS)}")
     if data.dataset not in (None, *DATASETS):
         raise UserError(f"no data set {data.dataset!r}: choose from {', '.join(DATASETS)}")
     if data.folder is None and data.dataset in DATASETS[1:]:

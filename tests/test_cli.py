@@ -8,18 +8,20 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 from initbench_core import cli
-from initbench_core.experiments import names
-from initbench_core.records.schema import seal
+from initbench_core.experiments import Experiment, names, overflow
+from initbench_core.records.schema import Emission, seal
 from initbench_core.records.store import read
 from initbench_core.training import checkpoint
 from initbench_core.training.data import TRAINING_IMAGES, digits
+from initbench_core.training.setting import Setting
+from tests.initbench_core.execution.jobs import are_gone
 from tests.initbench_core.training.test_data import write_mnist
 
 ROOT = Path(__file__).parents[1]
@@ -97,7 +99,7 @@ def test_a_finished_run_is_not_repeated_but_fresh_is(call: Call, tmp_path: Path)
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("run", "toy_regresion"), "no experiment 'toy_regresion': choose from batch_norm_gradients"),
+        (("run", "toy_regresion"), "no experiment 'toy_regresion': choose from "),
         (("run", "../../etc/passwd"), "no experiment '../../etc/passwd'"),
         (("run", "x" * 300), "no experiment"),
         (("run", "overflow", "--profile", "fast"), "choose from smoke, quick, full"),
@@ -111,6 +113,15 @@ def test_a_finished_run_is_not_repeated_but_fresh_is(call: Call, tmp_path: Path)
         (("run", "overflow", "--data-dir", "/nowhere/data"), "--data-dir /nowhere/data is no folder"),
         (("run", "overflow", "--checkpoints", "/dev/null/x"), "cannot write /dev/null/x"),
         (("run", "overflow", "--tensorboard", "/dev/null/x"), "cannot write /dev/null/x"),
+        (("run", "overflow", "--jobs", "0"), "--jobs 0: give a number of at least 1, or auto"),
+        (("run", "overflow", "--jobs", "two"), "--jobs two: give a number of at least 1, or auto"),
+        (("run", "overflow", "--trial-timeout", "0"), "--trial-timeout"),
+        (("run", "overflow", "--retries", "-1"), "--retries"),
+        (("run", "overflow", "--executor", "slurm"), "choose from local, ray"),
+        (("run", "overflow", "--executor", "ray", "--jobs", "2"), "--jobs is of --executor local"),
+        (("run", "overflow", "--executor", "ray", "--address", "127.0.0.1:9"), "no Ray cluster answers at 127.0.0.1:9"),
+        (("run", "overflow", "--address", "127.0.0.1:6379"), "need --executor ray"),
+        (("run", "overflow", "--executor", "ray", "--device", "cpu", "--gpus-per-trial", "1"), "needs no GPUs"),
         (("plot", "nothing"), "no experiment 'nothing'"),
         (("rum",), "No such command"),
     ],
@@ -191,10 +202,10 @@ ARGUMENTS = ("run", "gradient_clipping", "--profile", "smoke", "--seeds", "20", 
 TRIALS = 20 * 14
 
 
-def start(out: Path) -> subprocess.Popen[str]:
+def start(out: Path, jobs: int) -> subprocess.Popen[str]:
     """Start a run of 280 short trials and wait until some are recorded."""
     process = subprocess.Popen(
-        [*COMMAND, *ARGUMENTS, str(out)],
+        [*COMMAND, *ARGUMENTS, str(out), "--jobs", str(jobs)],
         env=ENVIRONMENT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -209,9 +220,18 @@ def start(out: Path) -> subprocess.Popen[str]:
     return process
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
-def test_an_interrupted_run_continues_where_it_stopped(tmp_path: Path, number: int, code: int) -> None:
-    process = start(tmp_path)
+def workers(process: subprocess.Popen[str]) -> list[int]:
+    """Return the worker processes of a run."""
+    listed = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
+    pairs = [line.split() for line in listed.splitlines()]
+    return [int(pid) for pid, parent in pairs if int(parent) == process.pid]
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "jobs"), [(signal.SIGINT, 130, 1), (signal.SIGTERM, 143, 2), (signal.SIGKILL, -9, 2)]
+)
+def test_an_interrupted_run_continues_where_it_stopped(tmp_path: Path, number: int, code: int, jobs: int) -> None:
+    process = start(tmp_path, jobs)
     # A second run into the same folder meanwhile is refused, and disturbs nothing.
     if number == signal.SIGINT:
         process.send_signal(signal.SIGSTOP)  # lest it finish while the second one starts
@@ -219,9 +239,12 @@ def test_an_interrupted_run_continues_where_it_stopped(tmp_path: Path, number: i
         assert second.returncode == 2
         assert f"being written by process {process.pid}" in second.stderr
         process.send_signal(signal.SIGCONT)
+    pids = workers(process)
+    assert len(pids) == (jobs if jobs > 1 else 0)
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == code
+    assert are_gone(pids)
     if code > 0:
         assert "the same command (without --fresh) continues from there" in errors
         assert errors.count("\n") == 1
@@ -232,12 +255,88 @@ def test_an_interrupted_run_continues_where_it_stopped(tmp_path: Path, number: i
     manifest = json.loads((tmp_path / "runs" / "gradient_clipping-smoke-cpu.manifest.json").read_text())
     assert manifest["finished"] is False
     if number in (signal.SIGINT, signal.SIGKILL):
-        again = subprocess.run([*COMMAND, *ARGUMENTS, str(tmp_path)], env=ENVIRONMENT, capture_output=True, text=True)
+        again = subprocess.run(
+            [*COMMAND, *ARGUMENTS, str(tmp_path), "--jobs", str(jobs)], env=ENVIRONMENT, capture_output=True, text=True
+        )
         assert again.returncode == 0, again.stderr
         lines = records.read_bytes()
         assert lines.startswith(kept), "finished trials are not run again"
         keys = [json.loads(line)["key"] for line in lines.splitlines()]
         assert len(keys) == len(set(keys)) == TRIALS
+
+
+def untimed(path: Path) -> dict[str, str]:
+    """Return all that a file of records holds, but for the times."""
+    return {
+        record.key: repr((record.outcome, record.notes, [m for m in record.measurements if not m.is_time]))
+        for record in read(path).records
+    }
+
+
+def test_workers_record_what_one_process_does(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the same number of threads they share their records, too."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    arguments = ("run", "toy_regression", "--profile", "smoke", "--seeds", 1, "--device", "cpu", "--out")
+    try:
+        for jobs in (1, 2):
+            assert call(*arguments, tmp_path / str(jobs), "--jobs", jobs)[0] == 0
+        assert "all recorded already" in call(*arguments, tmp_path / "1", "--jobs", 2)[1]
+    finally:
+        torch.set_num_threads(threads)
+    one, two = (untimed(tmp_path / str(jobs) / "runs" / "toy_regression-smoke-cpu.jsonl") for jobs in (1, 2))
+    assert one == two
+    assert len(one) > 20
+
+
+def test_trials_that_fail_are_named_and_tried_again(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ("run", "overflow", "--profile", "smoke", "--device", "cpu", "--out", tmp_path)
+    records = tmp_path / "runs" / "overflow-smoke-cpu.jsonl"
+    run = overflow.run
+
+    def fail(config: overflow.Config, setting: Setting) -> Iterator[Emission]:
+        if config.dtype == "float16":
+            raise ValueError("no such precision")
+        yield from run(config, setting)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(overflow, "run", fail)
+        code, output, errors = call(*arguments)
+    assert code == 3
+    assert errors.count("\n") == 1
+    assert f"trials failed: 2 of overflow; {tmp_path}/README.md says why" in errors
+    assert "Records:" in output
+    report = " ".join((tmp_path / "README.md").read_text().split())
+    assert report.count("failed (raised, attempts 1): ValueError: no such precision") == 2
+    before = records.read_bytes()
+    for command in ("plot", "report"):
+        assert call(command, "--out", tmp_path)[0] in (0, 2)
+    assert call(*arguments)[0] == 0
+    after = records.read_bytes()
+    assert after.startswith(before)
+    assert after.count(b"\n") == before.count(b"\n") + 2
+    assert "no such precision" not in (tmp_path / "README.md").read_text()
+
+
+def test_edited_code_measures_anew_and_keeps_the_old_records(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ("run", "overflow", "--profile", "smoke", "--device", "cpu", "--out", tmp_path)
+    records = tmp_path / "runs" / "overflow-smoke-cpu.jsonl"
+    call(*arguments)
+    before = records.read_bytes()
+    edited = tmp_path / "overflow.py"
+    edited.write_text(Path(overflow.__file__).read_text() + "\n# Another config.\n")
+    # The title is read from there, too.
+    monkeypatch.setattr(Experiment, "source", edited)
+    _, output, _ = call(*arguments)
+    assert "earlier records of other code, data or another environment are now in" in output
+    (older,) = (tmp_path / "runs" / "older").glob("*.jsonl")
+    assert older.read_bytes() == before
+    assert untimed(records) == untimed(older)
 
 
 def test_missing_data_stops_one_experiment_not_the_others(

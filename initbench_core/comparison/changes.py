@@ -91,7 +91,7 @@ def _changes(experiment: str, cell: str, pairs: Sequence[Pair], *, across_machin
     measured = [(series(a), series(b)) for a, b in pairs]
     for name in dict.fromkeys(name for pair in measured for side in pair for name in side):
         rule = rule_for(name)
-        if across_machines and rule.is_of_the_machine:
+        if not rule.is_compared or (across_machines and rule.is_of_the_machine):
             continue
         known = [(a[name], b[name]) for a, b in measured if name in a and name in b]
         counts = [sum(name in side for side in sides) for sides in zip(*measured, strict=True)]

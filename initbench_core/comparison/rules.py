@@ -12,6 +12,7 @@ class Rule:
         names: regular expression of the whole names, as `series.series` makes them.
         better: "lower" or "higher"; None where neither is, so that a change is told and never a regression.
         is_exact: the number has no noise, and any change of it is one.
+        is_compared: False for what is measured once and all noise.
         is_of_the_machine: another machine gives another number, so that two machines are not compared by it.
         reference: what was measured in turns with it, within the same trial; the ratio to it is compared, for what
             slows the whole machine slows both. Groups of `names` may stand in it, as "\\\\1".
@@ -20,6 +21,7 @@ class Rule:
     names: str
     better: str | None = None
     is_exact: bool = False
+    is_compared: bool = True
     is_of_the_machine: bool = False
     reference: str | None = None
 
@@ -29,7 +31,9 @@ RULES = (
     # Times of the project's own implementations beside eager PyTorch's; all others are there to compare with.
     Rule(r"time\[(\w+), fused_\w+\]", "lower", is_of_the_machine=True, reference=r"time[\1, eager]"),
     Rule(r"fill_ms", "lower", is_of_the_machine=True, reference="torch_ms"),
-    Rule(r"(time|first_call|wall_time)\[.*\]|torch_ms|threads", is_of_the_machine=True),
+    Rule(r"(time|wall_time)\[.*\]|torch_ms|threads", is_of_the_machine=True),
+    # Taken once in each training, which may run beside others.
+    Rule(r"first_call\[.*\]|train_seconds|seconds_to_target|samples_per_second", is_compared=False),
     Rule(r"(kept|peak)\[(.*, )?fused_\w+\]", "lower", is_exact=True),
     Rule(
         r"(registers|(spill|shared)_bytes|launches|(bytes|reads|writes)_per_element)(\[.*\])?", "lower", is_exact=True

@@ -14,7 +14,7 @@ from multiprocessing.connection import Pipe, wait
 from typing import Any
 
 from initbench_core.execution.job import Done, Job, Progress, T
-from initbench_core.execution.task import Task, patience
+from initbench_core.execution.task import Task, is_out_of_memory, patience
 
 # Seconds for a worker to start and to import what a job needs, before the job's own limit counts.
 START_LIMIT = 120.0
@@ -84,9 +84,12 @@ class LocalExecutor:
                         task.fraction = content
                         self.on_progress(sum(t.fraction * t.job.trials for t in self.running.values()))
                     else:
-                        done = task.end(kind, content)
-                        self._release(worker, done)
-                        yield done
+                        if is_out_of_memory(kind, content):
+                            self._discard(worker)
+                        else:
+                            self.idle.append(worker)
+                            del self.running[worker]
+                        yield task.end(kind, content)
                 for worker, task in list(self.running.items()):
                     if task.is_overdue():
                         self._discard(worker)
@@ -113,14 +116,6 @@ class LocalExecutor:
         """Wait until a worker sent something, died, or is overdue; return those to read from."""
         ready = wait([worker.pipe for worker in self.running], patience(self.running.values()))
         return [(worker, task) for worker, task in self.running.items() if worker.pipe in ready]
-
-    def _release(self, worker: _Worker, done: Done[Any]) -> None:
-        """Keep a worker for the next job; not one whose memory ran out, for the next job would find it so."""
-        if done.failure and done.failure.reason == "out_of_memory":
-            self._discard(worker)
-        else:
-            del self.running[worker]
-            self.idle.append(worker)
 
     def _discard(self, worker: _Worker) -> str:
         self.running.pop(worker, None)

@@ -13,7 +13,8 @@ class Options:
     """How to run trials.
 
     Attributes:
-        jobs: worker processes on this machine; 1 runs trials in this process.
+        jobs: worker processes on this machine; 1 runs trials in this process, None takes one per core, or per GPU
+            where trials run on GPUs.
         timeout: seconds that a trial may take; None lets it.
         retries: how often a trial is tried again whose process was lost.
         executor: "local", or "ray" for a Ray cluster.
@@ -22,7 +23,7 @@ class Options:
         gpus_per_trial: GPUs of a trial on Ray; a fraction shares one.
     """
 
-    jobs: int = 1
+    jobs: int | None = 1
     timeout: float | None = None
     retries: int = 1
     executor: str = "local"
@@ -38,7 +39,7 @@ class Options:
         """
         if self.executor not in EXECUTORS:
             raise UserError(f"no executor {self.executor!r}: choose from {', '.join(EXECUTORS)}")
-        if self.executor == "ray" and self.jobs > 1:
+        if self.executor == "ray" and self.jobs != 1:
             raise UserError("--jobs is of --executor local: Ray runs as many trials as fit its cluster")
         if self.executor == "local" and (self.address or self.gpus_per_trial or self.cpus_per_trial != 1):
             raise UserError("--address, --cpus-per-trial and --gpus-per-trial need --executor ray")
@@ -49,14 +50,14 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def read_jobs(text: str) -> int:
-    """Return the number of workers of "auto" (a core each) or of a number.
+def read_jobs(text: str) -> int | None:
+    """Return the number of workers that a user asks for; None for "auto".
 
     Raises:
         UserError: it is neither.
     """
     if text == "auto":
-        return cores()
+        return None
     if not text.isdecimal() or int(text) < 1:
-        raise UserError(f"--jobs {text}: give a number of at least 1, or auto for as many as there are cores")
+        raise UserError(f"--jobs {text}: give a number of at least 1, or auto")
     return int(text)

@@ -79,12 +79,14 @@ class Places:
         """As many trials beside each other as asked for."""
         if self.options.executor == "ray":
             return self._cluster()
-        jobs = self.options.jobs
+        device, slug, described = Survey(self.device)(self.on_progress)
+        gpus = _gpus() if device == "cuda" else []
+        # Small networks keep a core busy, and every process takes its part of a GPU's memory before the first tensor.
+        jobs = self.options.jobs or len(gpus) or cores()
         if jobs == 1:
             return self.alone
-        device, slug, described = Survey(self.device)(self.on_progress)
         threads = int(os.environ.get("OMP_NUM_THREADS", 0)) or max(1, cores() // jobs)
-        workers = _worker_environments(jobs, threads, _gpus() if device == "cuda" else [])
+        workers = worker_environments(jobs, threads, gpus)
         return self._open(LocalExecutor(workers, self.on_progress), device, slug, {**described, "threads": threads})
 
     def _cluster(self) -> Place:
@@ -100,7 +102,10 @@ class Places:
         (done,) = executor.run([Survey("cuda" if gpus else "cpu")], timeout=None, retries=options.retries)
         if done.result is None:
             raise UserError(f"the Ray cluster cannot run a trial: {done.failure.message if done.failure else ''}")
-        return Place(executor, *done.result)
+        device, slug, described = done.result
+        # The code came from here, without its history.
+        own = environment.describe("cpu")
+        return Place(executor, device, slug, {**described, "commit": own["commit"], "dirty": own["dirty"]})
 
     def _open(self, executor: Executor, device: str, slug: str, described: dict[str, Any]) -> Place:
         self.executors.append(executor)
@@ -114,7 +119,7 @@ def _gpus() -> list[str]:
     return named.split(",") if named else [str(index) for index in range(torch.cuda.device_count())]
 
 
-def _worker_environments(jobs: int, threads: int, gpus: list[str]) -> list[Mapping[str, str]]:
+def worker_environments(jobs: int, threads: int, gpus: list[str]) -> list[Mapping[str, str]]:
     """Return each worker's variables: its threads, and its share of the GPUs in turn."""
     own = {"OMP_NUM_THREADS": str(threads)}
     if not gpus:

@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any
 
 from initbench_core.errors import UserError
 from initbench_core.execution.job import Done, Job, T, failure_of
-from initbench_core.execution.task import Ending, Task, attempt, patience
+from initbench_core.execution.task import Ending, Task, attempt, is_out_of_memory, patience
 from initbench_core.records.schema import Failure
 
 # Seconds for a cluster to answer.
@@ -40,7 +41,11 @@ def _serve(pickled: bytes) -> Iterator[tuple[Ending | None, Any]]:
         yield "failed", failure_of(error)
         return
     yield None, None
-    yield attempt(job, lambda fraction: None)
+    ending, content = attempt(job, lambda fraction: None)
+    yield ending, content
+    if is_out_of_memory(ending, content):
+        # What is left here may fail the next job too: the driver ends this process.
+        time.sleep(ANSWER_LIMIT)
 
 
 class RayExecutor:
@@ -121,6 +126,8 @@ class RayExecutor:
                             task.start(timeout)
                             continue
                         del running[stream]
+                        if is_out_of_memory(ending, content):
+                            ray.cancel(stream, force=True)
                         yield task.end(ending, content)
                 for stream, task in list(running.items()):
                     if task.is_overdue():
@@ -183,7 +190,9 @@ def check_answer(address: str) -> None:
         raise UserError(f"no Ray cluster answers at {address} within {ANSWER_LIMIT:g} s") from None
     if done.returncode:
         said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise UserError(f"no Ray cluster answers at {address} ({said[-1]})")
+        raise UserError(
+            f"no Ray cluster answers at {address} ({said[-1]}); one that wants a token needs RAY_AUTH_MODE=token"
+        )
 
 
 def _packages() -> list[str]:

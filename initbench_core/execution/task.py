@@ -76,3 +76,8 @@ def attempt(job: Job[Any], progress: Progress) -> tuple[Ending, Any]:
         return "refused", error
     except Exception as error:
         return "failed", failure_of(error)
+
+
+def is_out_of_memory(ending: Ending, content: Any) -> bool:
+    """Tell whether memory ran out: the next job deserves a new process, for this one's may be full for it too."""
+    return ending == "failed" and content.reason == "out_of_memory"

@@ -1,4 +1,4 @@
-"""BatchNorm+ReLU: how fast is each implementation, against eager PyTorch and against memory itself.
+"""BatchNorm+ReLU: every implementation against eager PyTorch and against a copy.
 
 Question: over the shapes of real networks, of plain [rows, channels] and of awkward ones, what do the fused operator,
 torch.compile and other projects gain over nn.BatchNorm followed by nn.ReLU, in time and in memory?
@@ -19,7 +19,7 @@ Source: the targets are this project's own; the shapes are torchvision's, by one
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 import torch
@@ -42,14 +42,21 @@ OWN = {"cpu": ("fused_eager", 1.1, 0.97), "cuda": ("fused_triton", 2.0, 1.0)}
 LARGE_MB = 1.0
 MOST_BYTES = {"cpu": 2**28, "cuda": 2**30}
 SHOWN = 24
+# Who takes part of those that compile; max-autotune takes a minute a shape.
+COMPILED = {"none": (), "default": ("torch_compile",), "all": ("torch_compile", "torch_compile_max_autotune")}
+# Layers of real networks from which on a shape is worth max-autotune.
+AUTOTUNED_FROM = 8
 KEPT, PEAK, FIRST_CALL = "kept for backward / input", "peak of forward / input", "first call, s"
 
-# The quick profile: shape, and whether torch.compile, half a minute for three shapes, takes part.
+SMOKE = ("64x3", "4x8x7x7 float32 channels_last")
 QUICK = (
-    ("128x128", False), ("4096x64", True), ("1024x256", False), ("65536x18", False), ("4096x1024", False),
-    ("65536x1", False), ("880802x3", False), ("65536x128", True), ("32x64x56x56", True), ("32x256x14x14", False),
-    ("32x512x14x14", False), ("32x512x14x14 float32 channels_last", False), ("32x2048x7x7", False),
+    "128x128", "4096x64", "1024x256", "65536x18", "4096x1024", "65536x1", "880802x3", "65536x128", "32x64x56x56",
+    "32x256x14x14", "32x512x14x14", "32x512x14x14 float32 channels_last", "32x2048x7x7",
 )  # fmt: skip
+# Compiling three shapes takes half a minute.
+QUICK_COMPILED = ("4096x64", "65536x128", "32x64x56x56")
+# What networks train in: the dtype of a shape that names none, and the others of the full profile.
+DTYPES = {"cpu": ("float32",), "cuda": ("bfloat16", "float32")}
 
 
 @dataclass(frozen=True)
@@ -58,19 +65,22 @@ class Config:
 
     shape: str
     occurrences: int  # batch norms of this shape in torchvision's four models at this batch size
-    compile: bool  # whether torch.compile takes part
+    compile: str  # a key of COMPILED
     seed: int = 0
 
 
 def grid(setting: Setting) -> Iterator[Config]:
     """A selection that fits into two minutes, or everything."""
-    counts = shapes.real(32) + shapes.real(32, memory="channels_last")
-    if setting.profile != "full":
-        chosen = (("64x3", False), ("4x8x7x7 float32 channels_last", False)) if setting.profile == "smoke" else QUICK
-        for text, compiled in chosen:
-            yield Config(str(shapes.parse(text)), counts[shapes.parse(text)], compiled)
+    dtypes = DTYPES[setting.device]
+    if setting.profile == "smoke":
+        yield from (Config(str(shapes.parse(text)), 0, "none") for text in SMOKE)
         return
-    dtypes = ("float32",) if setting.device == "cpu" else ("bfloat16", "float32")
+    if setting.profile == "quick":
+        counts = shapes.real(32, dtypes[0]) + shapes.real(32, dtypes[0], "channels_last")
+        for text in QUICK:
+            shape = replace(shapes.parse(text), dtype=dtypes[0])
+            yield Config(str(shape), counts[shape], "default" if text in QUICK_COMPILED else "none")
+        return
     every: dict[Shape, int] = {}
     for dtype in dtypes:
         every |= dict.fromkeys([*shapes.family(dtype), *shapes.awkward(dtype)], 0)
@@ -79,7 +89,7 @@ def grid(setting: Setting) -> Iterator[Config]:
                 every |= shapes.real(batch, dtype, memory)
     for shape, occurrences in every.items():
         if shape.num_bytes <= MOST_BYTES[setting.device]:
-            yield Config(str(shape), occurrences, True)
+            yield Config(str(shape), occurrences, "all" if occurrences >= AUTOTUNED_FROM else "default")
 
 
 def run(config: Config, setting: Setting) -> Iterator[Emission]:
@@ -91,7 +101,7 @@ def run(config: Config, setting: Setting) -> Iterator[Emission]:
 def _measure(config: Config, setting: Setting) -> Iterator[Emission]:
     forget_compiled()
     workload = Workload(shapes.parse(config.shape), setting.device, seed=config.seed)
-    field = contest.admit(workload, compiled=config.compile)
+    field = contest.admit(workload, compiled=COMPILED[config.compile])
     for name, reason in field.left_out.items():
         yield Note(f"{name} is not measured: {reason}")
     own, _, least = OWN[setting.device]

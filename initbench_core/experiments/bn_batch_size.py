@@ -24,7 +24,6 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from initbench_core.networks.initialize import initialize_
 from initbench_core.networks.models import mlp
 from initbench_core.presentation import plots
 from initbench_core.presentation.statistics import interval, separates
@@ -33,6 +32,7 @@ from initbench_core.records.frame import per_trial, tidy
 from initbench_core.records.schema import Emission, Record, scalar
 from initbench_core.training.data import Data, Split, described
 from initbench_core.training.metrics import METRICS
+from initbench_core.training.seeding import initialize_for_
 from initbench_core.training.setting import Setting
 from initbench_core.training.together import train_cell
 from initbench_core.training.train import Recipe, train
@@ -68,7 +68,7 @@ def prepare(config: Config, setting: Setting) -> tuple[nn.Module, Data, Recipe]:
     """Build the network; the rate follows the batch size."""
     data = setting.data.load(config.data)
     model = nn.Sequential(nn.Flatten(), *mlp(data.train.x[0].numel(), config.width, 3, 10, norm=config.norm))
-    initialize_(model, "kaiming_normal", seed=config.seed)
+    initialize_for_(setting, model, "kaiming_normal", seed=config.seed)
     recipe = Recipe(
         epochs=config.epochs,
         lr=RATE_PER_SAMPLE * config.batch,

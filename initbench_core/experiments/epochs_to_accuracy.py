@@ -29,7 +29,6 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from initbench_core.networks.initialize import initialize_
 from initbench_core.networks.initializers import scale_weights_
 from initbench_core.networks.models import mlp
 from initbench_core.networks.theory import he_log_law, truncated_normal_variance
@@ -41,6 +40,7 @@ from initbench_core.records.frame import per_trial
 from initbench_core.records.schema import Emission, Record, scalar
 from initbench_core.training.data import Data, described
 from initbench_core.training.recipe import Recipe
+from initbench_core.training.seeding import initialize_for_
 from initbench_core.training.setting import Setting
 from initbench_core.training.together import train_cell
 from initbench_core.training.train import train
@@ -83,7 +83,8 @@ def prepare(config: Config, setting: Setting) -> tuple[nn.Module, Data, Recipe]:
     """Return the network with its weights, the digits and the recipe."""
     scheme, multiple = INITS[config.init]
     model = nn.Sequential(nn.Flatten(), *mlp(784, config.depth, config.depth, 10))
-    initialize_(model, scheme, seed=config.seed, nonlinearity="linear" if scheme == "xavier_normal" else "relu")
+    nonlinearity = "linear" if scheme == "xavier_normal" else "relu"
+    initialize_for_(setting, model, scheme, seed=config.seed, nonlinearity=nonlinearity)
     if scheme != "xavier_normal":
         scale_weights_(model, multiple**0.5)
     recipe = Recipe(
@@ -228,7 +229,7 @@ def figures(records: Sequence[Record]) -> Mapping[str, Figure]:
     """Hanin & Rolnick's two panels, and the runs still short of the target at the greatest depth."""
     config, seeds = _last(records), len({r.config["seed"] for r in records})
     figure, axes = plots.panels(
-        1, 3, title=f"When deep ReLU networks start to learn, by initial variance: {config['data']}, {seeds} seeds",
+        1, 3, title=f"When deep networks start to learn, by variance: {described(config['data'])}, {seeds} seeds",
         width=13.0, height=4.2,
     )  # fmt: skip
     cells, budget = list(_cells(records)), config["epochs"]

@@ -26,7 +26,6 @@ import pandas as pd
 from matplotlib.figure import Figure
 from torch import nn
 
-from initbench_core.networks.initialize import initialize_
 from initbench_core.networks.models import NORM_PLACES, mlp
 from initbench_core.presentation import plots
 from initbench_core.presentation.statistics import Interval, bootstrap_ratio, interval, separates
@@ -35,7 +34,7 @@ from initbench_core.records.frame import per_trial
 from initbench_core.records.schema import Emission, Measurement, Outcome, Record, scalar
 from initbench_core.training.data import Data, described
 from initbench_core.training.rate_search import search_rate
-from initbench_core.training.seeding import seeded
+from initbench_core.training.seeding import initialize_for_, seeded
 from initbench_core.training.setting import Setting
 from initbench_core.training.together import train_together
 from initbench_core.training.train import Recipe
@@ -109,15 +108,15 @@ def _works(configs: Sequence[Config], rate: float, data: Data, setting: Setting)
     """Train each for a short while; tell which have neither diverged nor stalled."""
     epochs = configs[0].epochs
     recipe = Recipe(epochs=epochs, lr=rate, batch_size=32, record_every=1000, evaluate_every=epochs)
-    models = [seeded(_network, config, data.train.x[0].numel()) for config in configs]
+    models = [seeded(_network, config, setting, data.train.x[0].numel()) for config in configs]
     trained = train_together(models, data, recipe, seeds=[config.seed for config in configs], setting=setting)
     outcomes = [next(e.name for e in emissions if isinstance(e, Outcome)) for emissions in trained]
     return [outcome in ("trained", "slow") for outcome in outcomes]
 
 
-def _network(config: Config, inputs: int) -> nn.Module:
+def _network(config: Config, setting: Setting, inputs: int) -> nn.Module:
     model = nn.Sequential(nn.Flatten(), *mlp(inputs, config.width, config.depth, 10, norm=config.norm))
-    initialize_(model, config.init, seed=config.seed)
+    initialize_for_(setting, model, config.init, seed=config.seed)
     return model
 
 

@@ -22,7 +22,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from initbench_core.networks.initialize import initialize_
 from initbench_core.networks.models import plain_cnn
 from initbench_core.presentation import curves, plots
 from initbench_core.presentation.statistics import (
@@ -37,6 +36,7 @@ from initbench_core.presentation.story import Claim
 from initbench_core.records.frame import per_trial
 from initbench_core.records.schema import Emission, Record
 from initbench_core.training.data import described
+from initbench_core.training.seeding import initialize_for_
 from initbench_core.training.setting import Setting
 from initbench_core.training.train import Recipe, train
 
@@ -73,7 +73,7 @@ def grid(setting: Setting) -> Iterator[Config]:
 def run(config: Config, setting: Setting) -> Iterator[Emission]:
     """Train until the target or the end of the budget."""
     model = plain_cnn(config.channels, config.depth, 10, norm=config.norm)
-    initialize_(model, "kaiming_normal", seed=config.seed)
+    initialize_for_(setting, model, "kaiming_normal", seed=config.seed)
     recipe = Recipe(
         epochs=config.epochs,
         lr=BASE_RATE * config.times,

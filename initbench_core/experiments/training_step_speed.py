@@ -134,8 +134,8 @@ def _measure(config: Config, setting: Setting) -> Iterator[Emission]:
                     first_call[name] = time.perf_counter() - started
                 if not error <= RELATIVE_ERROR:
                     obstacle = f"its first gradient is off by {error:.2g}"
-            except RuntimeError as failure:
-                obstacle = str(failure).splitlines()[0]
+            except Exception as failure:  # whatever befalls one must not lose the others
+                obstacle = (str(failure) or type(failure).__name__).splitlines()[0]
         if obstacle is None:
             steps[name] = training_step(model, x, target)
         else:

@@ -1,9 +1,8 @@
 """All implementations of BatchNorm+ReLU on one workload: who takes part, and their times and memory side by side."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import cast
 
 import numpy as np
@@ -50,19 +49,18 @@ class Contest:
         return self.workload.call(IMPLEMENTATIONS[name], pass_name)
 
 
-def admit(workload: Workload, *, compiled: bool, but: Mapping[str, str] = MappingProxyType({})) -> Contest:
+def admit(workload: Workload, *, compiled: Collection[str]) -> Contest:
     """Check every implementation on the workload; one that is missing, fails or is wrong is left out, with the reason.
 
     Args:
         workload: what to run.
-        compiled: whether torch.compile takes part.
-        but: names of others to leave out, with the reasons.
+        compiled: names of those under torch.compile that take part; they cost seconds to minutes a shape.
     """
     contest = Contest(workload)
     for name, row in IMPLEMENTATIONS.items():
-        obstacle = but.get(name) or available(name, workload.x.device) or row.refuses(workload.x)
-        if obstacle is None and row.compiled and not compiled:
-            obstacle = "torch.compile takes part at some shapes only"
+        obstacle = available(name, workload.x.device) or row.refuses(workload.x)
+        if obstacle is None and row.compiled and name not in compiled:
+            obstacle = "takes part at some shapes only"
         if obstacle is None:
             try:
                 seconds = _first_call_s(workload, row)

@@ -134,9 +134,10 @@ def _with(module: str, *, device_type: str | None = None) -> Callable[[torch.dev
 
 def _compiler_missing(device: torch.device) -> str | None:
     """What torch.compile lacks: on the CPU it builds C++ against Python's headers, on CUDA Triton's launchers in C."""
-    compiler = os.environ.get("CXX", "g++") if device.type == "cpu" else os.environ.get("CC", "gcc")
-    if shutil.which(compiler) is None:
-        return f"torch.compile needs a compiler: {compiler} is not installed"
+    cpp, c = [os.environ.get("CXX", "g++")], [os.environ.get("CC", "gcc"), "clang"]
+    compilers = cpp if device.type == "cpu" else c
+    if not any(map(shutil.which, compilers)):
+        return f"torch.compile needs a compiler: {' or '.join(compilers)} is not installed"
     if not (Path(sysconfig.get_path("include")) / "Python.h").exists():
         return "torch.compile needs Python's headers: Python.h is not installed"
     return None if device.type == "cpu" else _not_importable("triton")

@@ -137,11 +137,12 @@ def initialize_(
     for job in made:
         assert job.make is not None
         store_whole_(job.parameter, job.make(seed))
+    if "batch" in lsuv_options:
+        lsuv_(module, **lsuv_options)
+    # Last, for LSUV's passes over its batch move them.
     for layer in module.modules():
         if isinstance(layer, nn.modules.batchnorm._NormBase):
             layer.reset_running_stats()
-    if "batch" in lsuv_options:
-        lsuv_(module, **lsuv_options)
     return [job.line for job in jobs]
 
 

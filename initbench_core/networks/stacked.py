@@ -46,7 +46,7 @@ class StackedBatchNorm(nn.Module):
     running_var: torch.Tensor
     num_batches_tracked: torch.Tensor
 
-    def __init__(self, layers: Sequence[nn.Module], backend: str | None) -> None:
+    def __init__(self, layers: Sequence[nn.Module], backend: str) -> None:
         super().__init__()
         first = layers[0]
         assert isinstance(first, nn.BatchNorm1d)
@@ -81,12 +81,12 @@ class StackedNetwork(nn.Module):
     number becomes [S, 1, 1].
     """
 
-    def __init__(self, models: Sequence[nn.Module], *, backend: str | None = None) -> None:
+    def __init__(self, models: Sequence[nn.Module], *, backend: str = "eager") -> None:
         """Stack `models`.
 
         Args:
             models: at least one, of equal architecture, all in the same mode; they are left as they are.
-            backend: of the fused BatchNorm and ReLU: "triton", "eager", or None for the device's default.
+            backend: of the fused BatchNorm and ReLU: "triton" or "eager".
 
         Raises:
             ValueError: they differ, they share parameters among their layers, or a layer of theirs is none of
@@ -107,11 +107,11 @@ class StackedNetwork(nn.Module):
         return len(next(self.parameters()))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map samples [S, N, ...] (or [1, N, ...], the same for all) to predictions [S, N, outputs]."""
+        """Map samples [S, N, ...] (or [1, N, ...], the same for all) to predictions [S, outputs, N]."""
         if x.dim() > 3 and not self.flattens:
             raise ValueError(f"a network without Flatten takes samples [features], got {tuple(x.shape[2:])}")
         result: torch.Tensor = self.body(x.flatten(2).transpose(1, 2))
-        return result.transpose(1, 2)
+        return result
 
     def trained_parameters(self) -> list[nn.Parameter]:
         """Return the parameters that want a gradient, in the single network's order."""
@@ -138,7 +138,7 @@ class StackedNetwork(nn.Module):
                 parameter.grad = gradient[position].view_as(parameter)
 
 
-def _stack(layers: Sequence[nn.Module], backend: str | None) -> nn.Module:
+def _stack(layers: Sequence[nn.Module], backend: str) -> nn.Module:
     """Stack one layer of every network, with all that is in it."""
     first = layers[0]
     if type(first) is nn.Linear:

@@ -31,16 +31,16 @@ def losses_of(predictions: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """Return `loss_of` of several networks at once.
 
     Args:
-        predictions: [S, N, K], logits or real values.
+        predictions: [S, K, N], logits or real values, as `StackedNetwork` lays them out.
         y: their targets, [S, N] int64 or [S, N, K].
 
     Returns:
         The mean loss of each network, [S].
     """
     if y.is_floating_point():
-        return (predictions - y).square().mean(dim=(1, 2))
-    losses = F.cross_entropy(predictions.reshape(-1, predictions.shape[2]), y.reshape(-1), reduction="none")
-    return losses.view(y.shape).mean(dim=1)
+        return (predictions - y.transpose(1, 2)).square().mean(dim=(1, 2))
+    # The gradient of a gather is deterministic on every device, that of F.cross_entropy over [S, K, N] is not.
+    return -predictions.log_softmax(dim=1).gather(1, y.unsqueeze(1)).mean(dim=(1, 2))
 
 
 def loss_unit(y: torch.Tensor) -> str:

@@ -52,7 +52,7 @@ def probe_at_init(model: nn.Module, batch: Split, *, norm: str | None) -> Iterat
 
     Args:
         model: weight layers with an `Activation` behind each but the last.
-        batch: inputs and targets on the model's device; its loss is what gradients are of.
+        batch: inputs and targets, on any device; their loss is what gradients are of.
         norm: where a plain network has its BatchNorm ("none", "before" or "after" the activation), for theory; None
             where there is no theory, as for residual networks.
 
@@ -66,7 +66,8 @@ def probe_at_init(model: nn.Module, batch: Split, *, norm: str | None) -> Iterat
         predicted.
     """
     model = copy.deepcopy(model).double().train()
-    x, y = batch.x.double(), batch.y.double() if batch.y.is_floating_point() else batch.y
+    x, y = (part.to(next(model.parameters()).device) for part in batch)
+    x, y = x.double(), y.double() if y.is_floating_point() else y
     weights = [layer for layer in model.modules() if isinstance(layer, WEIGHT_LAYERS)]
     activations = [layer for layer in model.modules() if isinstance(layer, Activation)]
     prediction = model(x)

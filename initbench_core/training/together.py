@@ -74,7 +74,7 @@ class _Together:
         self, models: Sequence[nn.Module], data: Data, recipe: Recipe, seeds: Sequence[int], setting: Setting
     ) -> None:
         self.models = [model.to(setting.device).train() for model in models]
-        self.stack = StackedNetwork(self.models)
+        self.stack = StackedNetwork(self.models, backend=setting.kernels)
         self.data = data.to(setting.device)
         self.recipe = recipe
         self.seeds = seeds
@@ -195,7 +195,7 @@ class _Together:
         whole = [i for i, log in enumerate(self.logs) if not log.is_bad()]
         scores: list[dict[str, Score]] = [{} for _ in self.logs]
         if whole:
-            stack = StackedNetwork([self.models[i] for i in whole])
+            stack = StackedNetwork([self.models[i] for i in whole], backend=self.setting.kernels)
             for name, split in (("train", self.data.train), ("test", self.data.test)):
                 for i, score in zip(whole, _score(stack, split), strict=True):
                     scores[i][name] = score
@@ -231,7 +231,7 @@ def _score(stack: StackedNetwork, split: Split) -> list[Score]:
         predictions = stack(x[None])
         loss += losses_of(predictions, y.expand(networks, *y.shape)).double() * len(x)
         if not y.is_floating_point():
-            correct += (predictions.argmax(dim=2) == y).double().sum(dim=1)
+            correct += (predictions.argmax(dim=1) == y).double().sum(dim=1)
     stack.train(was_training)
     accuracy = correct / len(split.x) if not split.y.is_floating_point() else torch.full_like(correct, nan)
     return [Score(*pair) for pair in zip((loss / len(split.x)).tolist(), accuracy.tolist(), strict=True)]

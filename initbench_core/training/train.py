@@ -15,6 +15,7 @@ from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from initbench_core.errors import UserError
+from initbench_core.networks.fused import with_kernels
 from initbench_core.records.schema import Emission, Note
 from initbench_core.training import checkpoint
 from initbench_core.training.data import Data, Split
@@ -55,6 +56,8 @@ def train(model: nn.Module, data: Data, recipe: Recipe, *, seed: int, setting: S
 class _Training:
     def __init__(self, model: nn.Module, data: Data, recipe: Recipe, seed: int, setting: Setting) -> None:
         self.model = model.to(setting.device).train()
+        # The same parameters and buffers, with the kernels' operators where they serve.
+        self.network = with_kernels(self.model, setting.kernels)
         self.data = data.to(setting.device)
         self.recipe = recipe
         self.seed = seed
@@ -87,7 +90,7 @@ class _Training:
             self.model.load_state_dict(self.best_weights)
         log.finish(weights_are_finite=all(p.isfinite().all() for p in self.model.parameters()))
         splits = {} if log.is_bad() else {"train": self.data.train, "test": self.data.test}
-        yield from log.results({name: evaluate(self.model, split) for name, split in splits.items()})
+        yield from log.results({name: evaluate(self.network, split) for name, split in splits.items()})
 
     def _batches(self) -> Iterator[Split]:
         split, size = self.data.train, self.recipe.batch_size
@@ -102,7 +105,7 @@ class _Training:
     def _train_epoch(self) -> None:
         before = time.perf_counter()
         for x, y in self._batches():
-            loss = loss_of(self.model(x), y)
+            loss = loss_of(self.network(x), y)
             self.optimizer.zero_grad()
             loss.backward()
             value, now = loss.item(), time.perf_counter()
@@ -138,7 +141,7 @@ class _Training:
 
     def _evaluate(self) -> None:
         """Score the validation split; adapt the rate, remember the best weights."""
-        score = evaluate(self.model, self.data.validation)
+        score = evaluate(self.network, self.data.validation)
         is_best = self.log.evaluated(score, float(self.optimizer.param_groups[0]["lr"]))
         if self.scheduler is not None:
             self.scheduler.step(score.loss)

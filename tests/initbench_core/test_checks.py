@@ -1,4 +1,4 @@
-"""The two commands that judge speed: what they say where they cannot measure, and what they count."""
+"""The commands that judge speed: what they say where they cannot measure, and what they count."""
 
 import dataclasses
 import subprocess
@@ -12,6 +12,7 @@ import torch
 from initbench_core import catalogue
 from initbench_core.checks import cpu as cpu_check
 from initbench_core.checks import gpu as gpu_check
+from initbench_core.checks import together as together_check
 from initbench_core.checks.cpu import peak_activations
 from initbench_core.checks.gpu_results import GpuCheck, rows
 from initbench_core.checks.gpu_targets import FEW, MANY, SMALL, judge
@@ -174,3 +175,23 @@ def test_cpu_check_measures_and_refuses(monkeypatch: pytest.MonkeyPatch, capsys:
         assert error in printed.err
         assert len(printed.err.splitlines()) == 1
         assert not printed.out
+
+
+def test_training_together_is_timed(capsys: pytest.CaptureFixture[str]) -> None:
+    """Both ways are run, and the target decides on the exit status."""
+    threads = torch.get_num_threads()
+    small = "--device=cpu", "--rounds=2", "--epochs=1", "--seeds=2", "--width=8", "--depth=1"
+    try:
+        status = together_check.main(list(small))
+    finally:
+        torch.set_num_threads(threads)
+    printed = capsys.readouterr().out
+    assert "one by one" in printed
+    assert printed.strip().endswith("met" if status == 0 else "MISSED")
+
+
+def test_training_together_needs_the_device_it_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA device")
+    assert together_check.main(["--device", "cuda"]) == 2
+    assert "no CUDA device" in capsys.readouterr().err

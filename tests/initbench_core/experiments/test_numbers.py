@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from initbench_core.experiments import Experiment, batch_norm_gradients, signal_propagation, toy_regression
+from initbench_core.experiments import Experiment, batch_norm_gradients, plain_depth, signal_propagation, toy_regression
 from initbench_core.experiments import depth_forward as depth
 from initbench_core.experiments import initializer_moments as moments
 from initbench_core.networks.theory import batch_norm_gradient_growth, relu_growth
@@ -165,3 +165,22 @@ def test_without_batch_norm_he_keeps_gradients_in_scale() -> None:
     assert batch_norm_gradients.growth([run("batch_norm_gradients", config)])["growth per layer"][0] == pytest.approx(
         1.0, abs=tolerances.RHO_RELATIVE
     )
+
+
+@pytest.mark.parametrize(
+    ("init", "norm", "name"),
+    [
+        ("kaiming_normal", "none", "trained"),
+        ("torch_default", "none", "stalled"),
+        ("torch_default", "before", "trained"),
+        ("normal(1)", "none", "diverged"),
+    ],
+)
+def test_initialization_decides_at_depth_20_and_batch_norm_rescues(init: str, norm: str, name: str) -> None:
+    config = plain_depth.Config("digits5k", init, norm, depth=20, epochs=5, stops=True, seed=0)
+    record = run("plain_depth", config)
+    assert record.outcome is not None
+    assert record.outcome.name == name
+    # The network as it starts, beside mean-field theory for its own weights.
+    assert single(record, "forward_factor_ratio") == pytest.approx(1, abs=tolerances.DEPTH_20_FACTOR)
+    assert single(record, "backward_factor_ratio") == pytest.approx(1, abs=tolerances.DEPTH_20_FACTOR)

@@ -19,7 +19,7 @@ from initbench_core.networks.implementations import IMPLEMENTATIONS, available
 
 @pytest.fixture(scope="module")
 def field() -> Contest:
-    return admit(Workload(Shape((512, 3))), compiled=False)
+    return admit(Workload(Shape((512, 3))), compiled=())
 
 
 def test_everyone_takes_part_or_is_left_out_with_a_reason(field: Contest) -> None:
@@ -38,9 +38,9 @@ def test_what_is_wrong_or_fails_is_left_out(monkeypatch: pytest.MonkeyPatch) -> 
     for name, function in wrong.items():
         row = dataclasses.replace(IMPLEMENTATIONS["eager"], name=name, function=function)
         monkeypatch.setitem(IMPLEMENTATIONS, name, row)
-    found = admit(Workload(Shape((512, 3))), compiled=False)
+    found = admit(Workload(Shape((512, 3))), compiled=())
     assert "wrong at 512x3 float32: output is off by" in found.left_out["wrong"]
-    assert found.left_out["fails"] == "out of luck"
+    assert found.left_out["fails"] == "RuntimeError: out of luck"
     assert not set(wrong) & set(found.first_call_s)
 
 
@@ -86,7 +86,7 @@ def test_torch_compile_takes_part_where_it_is_asked(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(contest, "IMPLEMENTATIONS", only)
     # Starting up takes as long as compiling; here nobody looks at the seconds.
     monkeypatch.setattr(contest, "start_compiler", lambda device: None)
-    found = admit(Workload(Shape((64, 3))), compiled=True)
+    found = admit(Workload(Shape((64, 3))), compiled=["torch_compile"])
     assert set(found.first_call_s) == {"eager", "torch_compile"}
     assert found.taking_part("fwd_bwd") == ["eager", "torch_compile"]
     assert found.taking_part("bwd") == ["eager"]

@@ -151,6 +151,13 @@ def test_lsuv_scales_every_layer_to_unit_variance():
     assert abs(model[2](model[1](first)).var().item() - 1) <= 0.01
 
 
+def test_lsuv_leaves_running_statistics_fresh():
+    model = nn.Sequential(nn.Linear(40, 60), nn.BatchNorm1d(60), nn.ReLU(), nn.Linear(60, 30))
+    initialize_(model, "lsuv", seed=0, batch=torch.randn(200, 40) + 2)
+    assert torch.equal(model[1].running_mean, torch.zeros(60))
+    assert torch.equal(model[1].running_var, torch.ones(60))
+
+
 def test_model_from_the_meta_device_equals_the_plain_one():
     plain = convolutions()
     initialize_(plain, seed=9)

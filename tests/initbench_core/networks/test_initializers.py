@@ -112,6 +112,7 @@ def test_fans_are_what_the_variance_needs() -> None:
         ("relu", math.sqrt(2), math.sqrt(2)),
         ("leaky_relu", math.sqrt(2 / 1.0001), math.sqrt(2 / 1.0001)),
         ("tanh", 5 / 3, 1.5925),
+        ("softsign", 2.3375, 2.3375),
         ("sigmoid", 1.0, 1.8462),
         ("selu", 0.75, 1.0),
         ("elu", 1.2452, 1.2452),

@@ -45,6 +45,7 @@ def test_relu_growth_is_one_at_he() -> None:
         ("relu", math.sqrt(2), math.sqrt(2)),
         ("leaky_relu", math.sqrt(2 / 1.0001), math.sqrt(2 / 1.0001)),
         ("tanh", 1.5925, 1.4674),
+        ("softsign", 2.3375, 2.0958),
         ("sigmoid", 1.8462, 4.7226),
         ("selu", 1.0000, 0.9660),
         ("elu", 1.2452, 1.2234),

@@ -1,0 +1,260 @@
+"""Initialization x BatchNorm x depth: which plain networks train, and what theory says.
+
+Question: down to which depth does the initialization alone decide whether a plain ReLU network trains, and what does
+batch normalization change?
+
+MLPs of 100 units a layer on digits, seven initializers, BatchNorm none, before and after the ReLU. Every network is
+looked at as it starts, in float64: second moments of the pre-activations and of the loss's gradients by layer, the
+factor per layer fitted to them, and mean-field theory for its own weights beside it. Then it is trained: SGD at 0.01
+with momentum 0.9, batches of 64, one recipe for all, no schedule, no clipping; the target is a validation accuracy of
+75%, scored once an epoch. The budget is short: it asks what starts, not what is best in the end. Away from depth 20
+the quick profile stops a training at its target and leaves cells out; at depth 1000 it only looks.
+
+Expected: at depth 20 without BatchNorm Kaiming and orthogonal weights (with the ReLU's gain) and LSUV train, Xavier
+partly or late (1/2 per layer), torch's default (1/6 per layer) and N(0.01) stall, N(1) diverges. BatchNorm makes the
+scale of the hidden weights irrelevant forward and rescues the default; the last layer is not normalized, so that N(1)
+stays lost. With it gradients grow by pi / (pi - 1) = 1.467 per layer whatever the weights: 2e8 in the second moment
+over 50 layers, where it helps no more.
+Source: Glorot & Bengio 2010; He et al. 2015, section 2.2; Ioffe & Szegedy 2015; Mishkin & Matas 2016; Yang et al. 2019.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+from torch import nn
+
+from initbench_core.networks.models import NORM_PLACES, mlp
+from initbench_core.presentation.depth_study import PLACES, curves, outcome_maps, propagation, step_maps
+from initbench_core.presentation.statistics import bootstrap_ratio, interval, restricted_mean, separates, wilson
+from initbench_core.presentation.story import Claim
+from initbench_core.records.frame import per_trial, tidy
+from initbench_core.records.schema import Emission, Measurement, Record
+from initbench_core.training.data import TRAINING_IMAGES, Data, Split, described
+from initbench_core.training.probing import probe_at_init
+from initbench_core.training.recipe import Recipe
+from initbench_core.training.seeding import initialize_for_
+from initbench_core.training.setting import Setting
+from initbench_core.training.together import train_cell
+from initbench_core.training.train import train
+
+INITS = ("torch_default", "xavier_normal", "kaiming_normal", "orthogonal", "lsuv", "normal(0.01)", "normal(1)")
+FEW = [("kaiming_normal", "none"), ("kaiming_normal", "before"), ("orthogonal", "none"), ("orthogonal", "before")]
+TARGET = 0.75
+BATCH = 64
+FOCUS = 20  # the depth of the curves
+
+
+@dataclass(frozen=True)
+class Config:
+    """One network."""
+
+    data: str
+    init: str
+    norm: str  # place of BatchNorm: none, before or after the ReLU
+    depth: int
+    epochs: int  # of training; 0: it is only looked at
+    stops: bool  # whether training ends at the target
+    seed: int
+
+
+def grid(setting: Setting) -> Iterator[Config]:
+    """The profile's depths, each with its budget; depth 1000 last."""
+    everything = list(product(INITS, NORM_PLACES))
+    no_lsuv = [cell for cell in everything if cell[0] != "lsuv"]  # its passes grow with the square of the depth
+    depths: list[tuple[int, int, bool, list[tuple[str, str]]]] = setting.pick(
+        smoke=[(3, 1, False, [*FEW, ("normal(1)", "none")]), (60, 0, True, FEW[:2])],
+        quick=[(4, 5, True, everything), (FOCUS, 5, False, everything), (50, 5, True, FEW), (1000, 0, True, FEW[:2])],
+        full=[*((d, 30, False, everything) for d in (2, 4, 8, FOCUS, 50, 100)), (1000, 2, False, no_lsuv)],
+    )
+    for depth, epochs, stops, cells in depths:
+        # What a network of 1,000 layers starts with is told by two of them.
+        for (init, norm), seed in product(cells, range(setting.seeds if epochs else min(2, setting.seeds))):
+            yield Config(setting.data.images(), init, norm, depth, epochs, stops, seed)
+
+
+def prepare(config: Config, setting: Setting) -> tuple[nn.Module, Data, Recipe]:
+    """Return the network with its weights, the images and the recipe."""
+    data = setting.data.load(config.data)
+    model = nn.Sequential(nn.Flatten(), *mlp(784, 100, config.depth, 10, norm=config.norm))
+    options: dict[str, Any] = {"batch": data.train.x[:256].to(setting.device)} if config.init == "lsuv" else {}
+    # With the ReLU's gain Xavier's weights would be Kaiming's in a square layer; as published it has none.
+    nonlinearity = "linear" if config.init == "xavier_normal" else "relu"
+    initialize_for_(setting, model, config.init, seed=config.seed, nonlinearity=nonlinearity, **options)
+    recipe = Recipe(config.epochs, lr=0.01, batch_size=BATCH, momentum=0.9, target=TARGET, record_every=5,
+                    target_metric="validation_accuracy", stop_at_target=config.stops)  # fmt: skip
+    return model, data, recipe
+
+
+def _look(model: nn.Module, data: Data, config: Config) -> Iterator[Emission]:
+    """Probe the network on training images; of a very deep one some 50 layers are kept."""
+    batch = Split(data.train.x[:BATCH], data.train.y[:BATCH]).to(str(next(model.parameters()).device))
+    step = math.ceil(config.depth / 50)
+    for found in probe_at_init(model, batch, norm=config.norm):
+        axes = {axis: list(at)[::step] for axis, at in found.axes.items()}
+        yield Measurement(found.metric, found.unit, list(found.values)[::step] if axes else found.values, axes)
+
+
+def run(config: Config, setting: Setting) -> Iterator[Emission]:
+    """Look at one network, then train it."""
+    model, data, recipe = prepare(config, setting)
+    yield from _look(model, data, config)
+    if config.epochs:
+        yield from train(model, data, recipe, seed=config.seed, setting=setting)
+
+
+def run_together(configs: Sequence[Config], setting: Setting) -> Sequence[Iterable[Emission]]:
+    """Look at each network of a cell, then train all of them at once."""
+    looks = [list(_look(*prepare(config, setting)[:2], config)) for config in configs]
+    trained = train_cell(prepare, configs, setting) if configs[0].epochs else [[] for _ in configs]
+    return [[*look, *emissions] for look, emissions in zip(looks, trained, strict=True)]
+
+
+Cells = dict[tuple[int, str, str], pd.DataFrame]
+
+
+def _cells(records: Sequence[Record]) -> Cells:
+    """The trials by depth, initializer and place of BatchNorm, sorted by seed, in the order of the grid."""
+    groups: Any = per_trial(records).sort_values("seed").groupby(["depth", "init", "norm"])
+    order = {(init, norm): at for at, (init, norm) in enumerate(product(INITS, NORM_PLACES))}
+    return dict(sorted(groups, key=lambda group: (group[0][0], order[group[0][1:]])))
+
+
+def _trained(cells: Cells) -> Cells:
+    """The cells that were not only looked at."""
+    return {key: cell for key, cell in cells.items() if cell["epochs"].iloc[0]}
+
+
+def _focus(cells: Cells) -> tuple[int, Cells]:
+    """The depth that the findings are about, and its cells: FOCUS where it was run."""
+    focus = max((depth for depth, _, _ in _trained(cells)), key=lambda depth: (depth == FOCUS, depth))
+    return focus, {key: cell for key, cell in cells.items() if key[0] == focus}
+
+
+def _budget(cell: pd.DataFrame) -> int:
+    return int(cell["epochs"].iloc[0]) * math.ceil(TRAINING_IMAGES[cell["data"].iloc[0]] / BATCH)
+
+
+def _reached(cell: pd.DataFrame) -> int:
+    return int((cell["outcome"] == "trained").sum())
+
+
+def _factor(cell: pd.DataFrame, way: str) -> tuple[float, float]:
+    """Return the measured factor per layer and theory's, geometric means over seeds."""
+    measured = interval(cell[f"{way}_factor"], log=True).center
+    return measured, measured / interval(cell[f"{way}_factor_ratio"], log=True).center
+
+
+def table(records: Sequence[Record]) -> pd.DataFrame:
+    """A row per cell: outcome, steps, whether it differs from Kaiming without BatchNorm, and factors beside theory."""
+    cells, rows = _cells(records), []
+    for (depth, init, norm), cell in cells.items():
+        row = {"depth": depth, "initializer": init, "BatchNorm": norm, "n": len(cell)}
+        if cell["epochs"].iloc[0]:
+            steps, theirs = (c["steps_to_target"] for c in (cell, cells[depth, "kaiming_normal", "none"]))
+            ratio = bootstrap_ratio(steps, theirs, budget=_budget(cell))
+            row |= {
+                "outcomes": ", ".join(sorted(set(cell["outcome"]))),
+                "trained (95% Wilson)": f"{wilson(_reached(cell), len(cell)):.2f}",
+                "steps to 75%": f"{restricted_mean(steps, _budget(cell)):.0f}",
+                "times Kaiming's without": ratio.center,
+                "separated": "yes" if separates(ratio, 1.0) else "no",
+                "best validation accuracy": cell["best_validation_accuracy"].mean(),
+            }
+        for way in ("forward", "backward"):
+            row[f"{way} factor"], row[f"{way}, theory"] = _factor(cell, way)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def findings(records: Sequence[Record]) -> Iterator[str]:
+    """What trains at the depth in focus, whom BatchNorm rescues, the deepest networks, theory, and what is open."""
+    cells = _cells(records)
+    focus, here = _focus(cells)
+    counts: dict[str, list[str]] = {norm: [] for norm in NORM_PLACES}
+    for (_, init, norm), cell in here.items():
+        counts[norm].append(f"{init} {_reached(cell)}/{len(cell)}")
+    parts = [f"{PLACES[norm]}: {', '.join(names)}" for norm, names in counts.items() if names]
+    data = described(str(records[0].config["data"]))
+    yield f"Seeds that reach {TARGET:.0%} at depth {focus} on {data}: {'; '.join(parts)}."
+    parts = [f"{change} {i} ({n})" for _, i, n in here if (change := _change(here, i, n))]
+    yield f"By Wilson's intervals BatchNorm {', '.join(parts) or 'changes nothing'}; others are not told apart."
+    deep = max(depth for depth, _, _ in _trained(cells))
+    parts = [
+        f"{init}, {PLACES[norm]}: {_reached(cell)}/{len(cell)}, gradients x {_factor(cell, 'backward')[0]:.3f} per "
+        f"layer (theory {_factor(cell, 'backward')[1]:.3f})"
+        for (depth, init, norm), cell in cells.items()
+        if depth == deep and (init, norm) in FEW
+    ]
+    yield f"At depth {deep}: {'; '.join(parts)}."
+    ratios = {way: pd.concat([c[f"{way}_factor_ratio"] for c in here.values()]) for way in ("forward", "backward")}
+    parts = [f"{r.min():.2f} to {r.max():.2f} times theory's {way}" for way, r in ratios.items()]
+    yield f"Over all networks of depth {focus} the measured factor per layer is {' and '.join(parts)}."
+    reference = here[focus, "kaiming_normal", "none"].set_index("seed")["test_accuracy"]
+    answers: dict[str, list[str]] = {"higher": [], "lower": [], "not separated": []}
+    for (_, init, norm), cell in here.items():
+        gain = interval(cell.set_index("seed")["test_accuracy"] - reference)
+        if math.isfinite(gain.center) and (init, norm) != ("kaiming_normal", "none"):
+            answer = "higher" if gain.low > 0 else "lower" if gain.high < 0 else "not separated"
+            answers[answer].append(f"{init} ({norm})")
+    parts = [f"{answer}: {', '.join(names)}" for answer, names in answers.items() if names]
+    yield f"Test accuracy at depth {focus} against Kaiming without BatchNorm, paired: {'; '.join(parts)}."
+
+
+def _change(here: Cells, init: str, norm: str) -> str:
+    """Say what BatchNorm does to an initializer, as far as Wilson's intervals are apart; empty where they are not."""
+    trained = {place: wilson(_reached(c), len(c)) for (_, i, place), c in here.items() if i == init}
+    without, found = trained["none"], trained[norm]
+    if norm != "none" and found.center == without.center == 0:
+        return "does not save"
+    return "rescues" if found.low > without.high else "harms" if found.high < without.low else ""
+
+
+def claims(records: Sequence[Record]) -> Iterator[Claim]:
+    """Each initializer at the depth in focus, and with BatchNorm where that is told apart; gradients at great depth."""
+    cells = _cells(records)
+    focus, here = _focus(cells)
+    data = described(str(records[0].config["data"]))
+    for (_, init, norm), cell in here.items():
+        change = _change(here, init, norm)
+        if norm == "after" or (norm == "before" and not change):
+            continue
+        helps = "batch_norm_adds" if change == "rescues" else "batch_norm_does_not_help"
+        yield Claim(
+            "initialization" if norm == "none" else helps,
+            f"{init}, {PLACES[norm]} ({data}, depth {focus}): fraction of seeds that reach {TARGET:.0%}",
+            wilson(_reached(cell), len(cell)),
+            len(cell),
+            "gradients x {1:.3g} per layer (measured {0:.3g})".format(*_factor(cell, "backward")),
+            ".2f",
+        )
+    deep = max(depth for depth, _, _ in _trained(cells))
+    cell = cells[deep, "kaiming_normal", "before"]
+    yield Claim(
+        "batch_norm_does_not_help",
+        f"kaiming_normal, {PLACES['before']} ({data}, depth {deep}; {_reached(cell)} of {len(cell)} seeds reach "
+        f"{TARGET:.0%}): growth per layer of the gradient's second moment",
+        interval(cell["backward_factor"], log=True),
+        len(cell),
+        _factor(cell, "backward")[1],
+    )
+
+
+def figures(records: Sequence[Record]) -> Mapping[str, Figure]:
+    """Maps of outcomes and of steps, measurement beside theory by layer, and learning curves."""
+    cells = _trained(_cells(records))
+    focus, here = _focus(cells)
+    about = f"{described(str(records[0].config['data']))}, {max(len(cell) for cell in cells.values())} seeds"
+    frame = tidy([r for r in records if r.config["depth"] == focus])
+    steps = {key: restricted_mean(cell["steps_to_target"], _budget(cell)) for key, cell in cells.items()}
+    limits = (0.5 * min(_budget(c) / c["epochs"].iloc[0] for c in here.values()), max(map(_budget, cells.values())))
+    return {
+        "outcomes": outcome_maps(cells, INITS, f"Seeds trained, by initialization and depth: {about}"),
+        "steps": step_maps(steps, INITS, limits, f"Steps to a validation accuracy of {TARGET:.0%}: {about}"),
+        "propagation": propagation(frame, INITS, f"Depth {focus} at initialization, beside theory: {about}"),
+        "curves": curves(frame, INITS, f"Depth {focus}: {about}"),
+    }

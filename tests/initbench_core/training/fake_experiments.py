@@ -1,0 +1,66 @@
+"""Experiments for the tests of the sweep: their trials take no time and end as their configuration says."""
+
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from initbench_core.records.schema import Emission, Outcome, scalar
+from initbench_core.training.setting import Setting
+
+
+@dataclass(frozen=True)
+class Config:
+    """A trial."""
+
+    ends: str  # "well"; "badly" raises; "killed" dies in its first attempt
+    seed: int
+
+
+class Draws:
+    """Draws a number from the seed; each trial run is noted in a file, where one is named."""
+
+    name = "draws"
+    runs_together = False
+
+    def __init__(self, notes: Path | None = None) -> None:
+        self.notes = notes
+
+    def grid(self, setting: Setting) -> Sequence[Config]:
+        """A trial per seed."""
+        return [Config("well", seed) for seed in range(setting.seeds)]
+
+    def run(self, config: Config, setting: Setting) -> Iterator[Emission]:
+        """Draw one number."""
+        if config.ends == "badly":
+            raise ValueError("a layer of width 0")
+        if config.ends == "killed" and self.notes and not self.notes.exists():
+            self.notes.write_text("died")
+            os.kill(os.getpid(), signal.SIGKILL)
+        setting.progress(0.5)
+        yield scalar("draw", "1", torch.rand(()).item())
+        yield Outcome("trained")
+
+    def run_together(self, configs: Sequence[Config], setting: Setting) -> Sequence[Iterator[Emission]]:
+        """There is no such thing."""
+        raise NotImplementedError
+
+
+class DrawsTogether(Draws):
+    """The same, all seeds in one go."""
+
+    runs_together = True
+
+    def run_together(self, configs: Sequence[Config], setting: Setting) -> Sequence[Iterator[Emission]]:
+        """Draw one number per seed."""
+
+        def draw(config: Config) -> Iterator[Emission]:
+            torch.manual_seed(config.seed)
+            yield from self.run(config, setting)
+
+        if any(config.seed == 13 for config in configs):
+            raise ValueError("cannot stack seed 13")
+        return [draw(config) for config in configs]
