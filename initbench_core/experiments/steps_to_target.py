@@ -195,18 +195,20 @@ def figures(records: Sequence[Record]) -> Mapping[str, Figure]:
     axes[0].xaxis.set_major_formatter("{x:.0f}")
     axes[0].minorticks_off()
     for i, arm in enumerate(ARMS[1:]):
+        if arm in PUBLISHED_STEPS:
+            published = PUBLISHED_STEPS[BASELINE] / PUBLISHED_STEPS[arm]
+            axes[1].plot([published], [i], "D", mfc="none", color=plots.INK, ms=8, label="published" if i == 1 else "")
+        if not np.isfinite(steps[arm]).any():
+            axes[1].annotate(f"target reached by 0 of {len(steps)}", (1.0, i), (6, -3), textcoords="offset points")
+            continue
         ratio, bound = _ratio(records, arm)
         ends = np.nan_to_num(np.abs([[ratio.center - ratio.low], [ratio.high - ratio.center]]))
         color = plots.CYCLE[i + 1]
         axes[1].errorbar([ratio.center], [i], xerr=ends, fmt="o", ms=8, capsize=3, color=color)
-        reached = int(np.isfinite(steps[arm]).sum())
-        text = f"{bound}{ratio.center:.2g}" if reached else f"target reached by 0 of {len(steps)}"
+        text = f"{bound}{ratio.center:.2g}"
         axes[1].annotate(text, (ratio.center, i), xytext=(0, 8), textcoords="offset points", ha="center", fontsize=9)
-        if arm in PUBLISHED_STEPS:
-            published = PUBLISHED_STEPS[BASELINE] / PUBLISHED_STEPS[arm]
-            axes[1].plot([published], [i], "D", mfc="none", color=plots.INK, ms=8, label="published" if i == 1 else "")
     axes[1].axvline(1.0, color=plots.INK, lw=1.0, ls=(0, (4, 2)))
-    axes[1].set(xscale="log", ylim=(len(ARMS) - 1.5, -0.6))
+    axes[1].set(xscale="log", xlim=(0.5, 25), ylim=(len(ARMS) - 1.5, -0.6))
     axes[1].set_xticks([0.5, 1, 2, 5, 10, 20], ["0.5", "1", "2", "5", "10", "20"])
     axes[1].minorticks_off()
     axes[1].set_yticks(range(len(ARMS) - 1), [_name(*arm) for arm in ARMS[1:]])

@@ -62,7 +62,7 @@ def grid(setting: Setting) -> Iterator[Config]:
         quick=(0.5, 1.0, 1.375, 1.75, 2.5, 4.0),
         full=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.25, 2.5, 3.0, 3.5, 4.0),
     )
-    depths = setting.pick(smoke=(2, 4), quick=(5, 10, 20, 40, 60), full=(5, 10, 20, 40, 80, 120, 160, 240, 300))
+    depths = setting.pick(smoke=(2, 4), quick=(4, 8, 16, 32, 50), full=(5, 10, 20, 40, 80, 120, 160, 240, 300))
     width, epochs = setting.pick(smoke=(16, 1), quick=(100, 1), full=(300, 20))
     for seed in range(setting.seeds):
         for sigma_w2 in variances:
@@ -170,16 +170,17 @@ def findings(records: Sequence[Record]) -> Iterator[str]:
 def claims(records: Sequence[Record]) -> Iterator[Claim]:
     """How deep the network nearest the edge of chaos trains, beside the one with the smallest weights."""
     frame = _accuracy(records)
-    critical = critical_weight_variance(SIGMA_B2)
+    critical, deepest = critical_weight_variance(SIGMA_B2), int(frame["depth"].max())
     data = described(str(records[0].config["data"]))
     for sigma_w2 in (frame["sigma_w2"].min(), min(frame["sigma_w2"].unique(), key=lambda s: abs(s - critical))):
         reached = trained_depth(frame[frame["sigma_w2"] == sigma_w2])
+        rule = DEPTH_SCALES * depth_scale(float(sigma_w2), SIGMA_B2)
         yield Claim(
             "initialization",
             f"Deepest tanh network with sigma_w^2 = {sigma_w2:g} that trains on {data}, of a grid of depths: layers",
             _at_least_zero(interval(reached)),
             len(reached),
-            f"about 6 xi = {DEPTH_SCALES * depth_scale(float(sigma_w2), SIGMA_B2):.0f} (Schoenholz et al. 2017)",
+            f"about 6 xi = {rule:.0f}{', beyond the grid' * (rule > deepest)} (Schoenholz et al. 2017)",
         )
 
 
@@ -205,8 +206,8 @@ def figures(records: Sequence[Record]) -> Mapping[str, Figure]:
     limit = np.array([DEPTH_SCALES * depth_scale(s, SIGMA_B2) for s in at])
     rows = np.interp(np.log(limit), np.log(depths), np.arange(len(depths)) + middle, left=np.nan, right=np.nan)
     columns = np.interp(at, variances, np.arange(len(variances)) + middle)
-    axes.plot(columns, rows, color="white", lw=5)
-    plots.theory(axes, columns, rows, "theory: 6 depth scales", color="#bd1f01", linewidth=2.4)
+    axes.plot(columns, rows, color="white", lw=5, zorder=1.5)
+    plots.theory(axes, columns, rows, "theory: 6 depth scales", color="#bd1f01", linewidth=2.4, zorder=1.6)
     plots.label(axes, x="sigma_w^2, variance of a weight times fan_in", y="hidden layers")
     axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return {"phase": figure}
