@@ -57,7 +57,7 @@ def grid(setting: Setting) -> Iterator[Config]:
     notebook_steps = setting.pick(smoke=40, quick=2000, full=2000)
     for arm, (init, norm) in NOTEBOOK.items():
         yield Config(arm, init, norm, notebook_steps, NOTEBOOK_SEED)
-    steps = setting.pick(smoke=20, quick=300, full=2000)
+    steps = setting.pick(smoke=20, quick=200, full=2000)
     for seed in range(setting.seeds):
         for init in INITS:
             for norm in NORM_PLACES:
