@@ -226,7 +226,8 @@ def claims(records: Sequence[Record]) -> Iterator[Claim]:
         helps = "batch_norm_adds" if change == "rescues" else "batch_norm_does_not_help"
         yield Claim(
             "initialization" if norm == "none" else helps,
-            f"{init}, {PLACES[norm]} ({data}, depth {focus}): fraction of seeds that reach {TARGET:.0%}",
+            f"{focus} layers, {init} weights, {PLACES[norm]}, on {data}: fraction of seeds that reach {TARGET:.0%} "
+            "accuracy",
             wilson(_reached(cell), len(cell)),
             len(cell),
             "gradients x {1:.3g} per layer (measured {0:.3g})".format(*_factor(cell, "backward")),
@@ -236,8 +237,8 @@ def claims(records: Sequence[Record]) -> Iterator[Claim]:
     cell = cells[deep, "kaiming_normal", "before"]
     yield Claim(
         "batch_norm_does_not_help",
-        f"kaiming_normal, {PLACES['before']} ({data}, depth {deep}; {_reached(cell)} of {len(cell)} seeds reach "
-        f"{TARGET:.0%}): growth per layer of the gradient's second moment",
+        f"{deep} layers, kaiming_normal weights, {PLACES['before']}, on {data}, where {_reached(cell)} of {len(cell)} "
+        f"seeds reach {TARGET:.0%} accuracy: growth of the gradient's second moment per layer",
         interval(cell["backward_factor"], log=True),
         len(cell),
         _factor(cell, "backward")[1],

@@ -42,6 +42,7 @@ from initbench_core.training.train import Recipe, train
 RATES = {"none": (0.1, 0.01, 0.001, 0.0001), "batch_norm": (0.1, 0.01), "fixup": (0.1, 0.01), "skip_init": (0.1, 0.01)}
 TARGET = 0.7
 NAMES = {"none": "none", "batch_norm": "BatchNorm", "fixup": "Fixup", "skip_init": "SkipInit"}
+IN_WORDS = {name: f"with {title}" for name, title in NAMES.items()} | {"none": "without normalization"}
 # Test accuracy of a training that diverged.
 GUESS = 0.1
 
@@ -195,8 +196,7 @@ def claims(records: Sequence[Record]) -> Iterator[Claim]:
         cell = best[(best["blocks"] == blocks) & (best["variant"] == variant)]
         yield Claim(
             chapter,
-            f"Residual network of {blocks} blocks, {NAMES[variant]}, at its best rate on {data}: fraction of seeds "
-            "that train",
+            f"{blocks} residual blocks {IN_WORDS[variant]}, at their best rate on {data}: fraction of seeds that train",
             wilson(int((cell["outcome"] == "trained").sum()), len(cell)),
             len(cell),
             theory.get(variant, "every block starts as the identity"),
