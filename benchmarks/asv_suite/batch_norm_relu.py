@@ -4,7 +4,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from .common import CPU_IMPLEMENTATIONS, IMPLEMENTATIONS, cuda_ms, need_cuda, project
+from .common import CPU_IMPLEMENTATIONS, IMPLEMENTATIONS, cuda_ms, need, project
 
 # Labels as measurement.shapes reads them: about 4 MB, with aligned channels, with planes, and with neither.
 CPU_SHAPES = ("16384x64", "1024x1024", "16x64x28x28", "2201x411")
@@ -33,6 +33,7 @@ def checked(name: str, label: str, device: str) -> Checked:
         NotImplementedError: this machine, or this implementation, cannot take the shape.
         WrongResultError: the result is wrong; its time would say nothing.
     """
+    need(device)
     shapes = project("initbench_core.measurement.shapes")
     implementation = project("initbench_core.networks.implementations").implementation(name)
     workload = project("initbench_core.measurement.workload").Workload(shapes.parse(label), device)
@@ -43,17 +44,22 @@ def checked(name: str, label: str, device: str) -> Checked:
     return Checked(workload, {pass_name: workload.call(implementation, pass_name) for pass_name in passes})
 
 
-class OnCpu:
-    """Float32, on all threads that PyTorch takes."""
-
-    params = (CPU_IMPLEMENTATIONS, CPU_SHAPES)
+class _Passes:
+    device: str
     param_names = ("implementation", "shape")
     version = "1"
-    # At least 10 samples, at most 100, within half a second, in each of two processes.
-    repeat = (10, 100, 0.5)
 
     def setup(self, implementation: str, shape: str) -> None:
-        self.calls = checked(implementation, shape, "cpu").calls
+        self.calls = checked(implementation, shape, self.device).calls
+
+
+class OnCpu(_Passes):
+    """Float32, on all threads that PyTorch takes."""
+
+    device = "cpu"
+    params = (CPU_IMPLEMENTATIONS, CPU_SHAPES)
+    # At least 10 samples, at most 100, within half a second, in each of two processes.
+    repeat = (10, 100, 0.5)
 
     def time_fwd_train(self, implementation: str, shape: str) -> None:
         self.calls["fwd_train"]()
@@ -68,17 +74,12 @@ class OnCpu:
         self.calls["eval"]()
 
 
-class OnCuda:
+class OnCuda(_Passes):
     """Median time on the device, the L2 cache flushed before every call."""
 
+    device = "cuda"
     params = (IMPLEMENTATIONS, CUDA_SHAPES)
-    param_names = ("implementation", "shape")
-    version = "1"
     unit = "ms"
-
-    def setup(self, implementation: str, shape: str) -> None:
-        need_cuda()
-        self.calls = checked(implementation, shape, "cuda").calls
 
     def track_cuda_fwd_train(self, implementation: str, shape: str) -> float:
         return cuda_ms(self.calls["fwd_train"])

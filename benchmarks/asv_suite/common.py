@@ -47,9 +47,9 @@ def cuda_ms(call: Callable[[], object]) -> float:
     return float(timing.estimate(timing.cuda_times_ms(call)).median)
 
 
-def need_cuda() -> None:
-    """Make a benchmark n/a where there is no CUDA device."""
-    if not torch.cuda.is_available():
+def need(device: str) -> None:
+    """Make a benchmark n/a where there is no such device."""
+    if device == "cuda" and not torch.cuda.is_available():
         raise NotImplementedError("needs a CUDA device")
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .common import cuda_ms, need_cuda, project
+from .common import cuda_ms, need, project
 
 # Of initbench_core.networks.initializers.
 SCHEMES = (
@@ -56,6 +56,7 @@ def model(name: str) -> nn.Module:
 @functools.cache
 def checked(name: str, scheme: str, device: str) -> nn.Module:
     """Return a network, on `device`, in which the scheme has been seen to write what its table promises."""
+    need(device)
     network = (layer() if name == "layer" else model(name)).to(device)
     with torch.no_grad():
         for parameter in network.parameters():
@@ -79,55 +80,53 @@ def initialize(network: nn.Module, scheme: str) -> list[Any]:
     return list(project("initbench_core.networks.initialize").initialize_(network, scheme, seed=0))
 
 
-class OnCpu:
+class _Layer:
+    device: str
     params = (SCHEMES,)
     param_names = ("scheme",)
     version = "1"
-    repeat = (10, 100, 0.5)
 
     def setup(self, scheme: str) -> None:
-        self.network = checked("layer", scheme, "cpu")
+        self.network = checked("layer", scheme, self.device)
+
+
+class OnCpu(_Layer):
+    device = "cpu"
+    repeat = (10, 100, 0.5)
 
     def time_layer(self, scheme: str) -> None:
         initialize(self.network, scheme)
 
 
-class OnCuda:
-    params = (SCHEMES,)
-    param_names = ("scheme",)
-    version = "1"
+class OnCuda(_Layer):
+    device = "cuda"
     unit = "ms"
-
-    def setup(self, scheme: str) -> None:
-        need_cuda()
-        self.network = checked("layer", scheme, "cuda")
 
     def track_cuda_layer(self, scheme: str) -> float:
         return cuda_ms(lambda: initialize(self.network, scheme))
 
 
-class ModelOnCpu:
+class _Model:
+    device: str
     params = (MODELS, MODEL_SCHEMES)
     param_names = ("model", "scheme")
     version = "1"
-    repeat = (5, 100, 0.5)
 
     def setup(self, model: str, scheme: str) -> None:
-        self.network = checked(model, scheme, "cpu")
+        self.network = checked(model, scheme, self.device)
+
+
+class ModelOnCpu(_Model):
+    device = "cpu"
+    repeat = (5, 100, 0.5)
 
     def time_model(self, model: str, scheme: str) -> None:
         initialize(self.network, scheme)
 
 
-class ModelOnCuda:
-    params = (MODELS, MODEL_SCHEMES)
-    param_names = ("model", "scheme")
-    version = "1"
+class ModelOnCuda(_Model):
+    device = "cuda"
     unit = "ms"
-
-    def setup(self, model: str, scheme: str) -> None:
-        need_cuda()
-        self.network = checked(model, scheme, "cuda")
 
     def track_cuda_model(self, model: str, scheme: str) -> float:
         return cuda_ms(lambda: initialize(self.network, scheme))

@@ -1,5 +1,7 @@
 """Other projects' BatchNorm+ReLU behind the arguments of `F.batch_norm`; each is imported by its first call.
 
+`State` is what follows x: running_mean, running_var, weight, bias, training, momentum, eps.
+
 What they cannot do is not papered over: a result that is wrong is found by the check before anything is timed.
 """
 
@@ -8,6 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+State = tuple[Tensor | None, Tensor | None, Tensor, Tensor, bool, float, float]
 
 
 def refuses_but_images(x: Tensor) -> str | None:
@@ -21,16 +25,21 @@ def refuses_but_half_nhwc(x: Tensor) -> str | None:
     return None if fits and x.shape[1] % 4 == 0 else "takes float16 [N, C, H, W] in channels_last with C % 4 == 0 only"
 
 
-def _lend(module: nn.Module, state: dict[str, Tensor | None], training: bool, momentum: float, eps: float) -> None:
-    """Give a module these tensors without the cost of registering them."""
-    for name, tensor in state.items():
-        (module._parameters if name in module._parameters else module._buffers)[name] = tensor  # type: ignore[assignment]
-    module.training, module.momentum, module.eps = training, momentum, eps  # type: ignore[assignment]
-
-
-def _state(mean: Tensor | None, var: Tensor | None, weight: Tensor, bias: Tensor) -> dict[str, Tensor | None]:
-    # Without num_batches_tracked: none of the compared functions counts batches.
-    return {"running_mean": mean, "running_var": var, "weight": weight, "bias": bias, "num_batches_tracked": None}
+def _lend(
+    layer: nn.Module,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor,
+    bias: Tensor,
+    training: bool,
+    momentum: float,
+    eps: float,
+) -> None:
+    """Give a layer this state without the cost of registering its tensors."""
+    layer._parameters.update(weight=weight, bias=bias)  # type: ignore[call-overload]
+    # None of the compared functions counts batches.
+    layer._buffers.update(running_mean=running_mean, running_var=running_var, num_batches_tracked=None)
+    layer.training, layer.momentum, layer.eps = training, momentum, eps  # type: ignore[assignment]
 
 
 @functools.cache
@@ -40,19 +49,10 @@ def _timm_layer() -> nn.Module:
     return BatchNormAct2d(1)
 
 
-def timm_batch_norm_act(
-    x: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    weight: Tensor,
-    bias: Tensor,
-    training: bool,
-    momentum: float,
-    eps: float,
-) -> Tensor:
+def timm_batch_norm_act(x: Tensor, *state: *State) -> Tensor:
     """Call timm's BatchNormAct2d, whose ReLU is in place."""
     layer = _timm_layer()
-    _lend(layer, _state(running_mean, running_var, weight, bias), training, momentum, eps)
+    _lend(layer, *state)
     return layer(x)
 
 
@@ -63,19 +63,10 @@ def _apex_layer(channels: int) -> nn.Module:
     return BatchNorm2d_NHWC(channels, fuse_relu=True)
 
 
-def apex_batch_norm_relu(
-    x: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    weight: Tensor,
-    bias: Tensor,
-    training: bool,
-    momentum: float,
-    eps: float,
-) -> Tensor:
+def apex_batch_norm_relu(x: Tensor, *state: *State) -> Tensor:
     """Call apex's layer, which wants [N, H, W, C] as sizes and not as strides."""
     layer = _apex_layer(x.shape[1])
-    _lend(layer, _state(running_mean, running_var, weight, bias), training, momentum, eps)
+    _lend(layer, *state)
     return layer(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
@@ -83,19 +74,10 @@ class FlagGemsBatchNormReLU(torch.autograd.Function):
     """FlagGems' operators, called one by one: patched into torch they would replace the baseline's as well."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        running_mean: Tensor | None,
-        running_var: Tensor | None,
-        weight: Tensor,
-        bias: Tensor,
-        training: bool,
-        momentum: float,
-        eps: float,
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, *state: *State) -> Tensor:
         from flag_gems import ops
 
+        running_mean, running_var, weight, bias, training, momentum, eps = state
         normalized, mean, rstd = ops.batch_norm(x, weight, bias, running_mean, running_var, training, momentum, eps)
         y: Tensor = ops.relu_(normalized)
         ctx.save_for_backward(x, weight, running_mean, running_var, mean, rstd, y)

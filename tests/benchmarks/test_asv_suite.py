@@ -1,7 +1,9 @@
 """The asv suite, run in this process: every benchmark works, with the registries' parameters and one threshold."""
 
+import ast
 import dataclasses
 import importlib
+import itertools
 import json
 import re
 from collections.abc import Iterator
@@ -85,6 +87,50 @@ def test_parameters_are_those_of_the_registries() -> None:
     assert {*kernel_cost.FORWARD_BUILDS, *kernel_cost.BACKWARD_BUILDS, *kernel_cost.FILL_BUILDS} <= builds
     runs = {run.name for module in (batch_norm_relu_offline, random_fill_offline) for run in module.runs()}
     assert {*kernel_cost.TRAINING_RUNS, *kernel_cost.EVALUATION_RUNS, *kernel_cost.FILL_RUNS} <= runs
+
+
+# Of every class that is for the CPU, a benchmark: they share parameters and set-up.
+ON_CPU = {case.name.rpartition(".")[0]: case for case in BENCHMARKS if "OnCuda" not in case.name}
+
+
+def not_applicable(case: Any) -> set[tuple[str, ...]]:
+    """Return the parameters at which asv would show n/a here: no failure, and no number that could get worse."""
+    if case.name.startswith("kernel_cost."):
+        operators = (batch_norm_relu_offline, random_fill_offline)
+        builds = {(build.name, target): {} for build in static_cost.builds() for target in static_cost.TARGETS}
+        case.set_cache(builds | {(run.name,): {} for module in operators for run in module.runs()})
+    found = set()
+    # asv keeps parameters by their repr.
+    for index, parameters in enumerate(itertools.product(*case.params)):
+        if case.params:
+            case.set_param_idx(index)
+        if case.do_setup():
+            found.add(tuple(map(ast.literal_eval, parameters)))
+    return found
+
+
+@pytest.mark.parametrize("case", ON_CPU.values(), ids=ON_CPU)
+def test_what_must_run_without_a_gpu_is_applicable(case: Any) -> None:
+    """At all parameters but timm's rows: its layer takes images alone, and may not be installed."""
+    shapes = [value for value in itertools.product(*case.params) if "'timm'" in value]
+    expected = {tuple(map(ast.literal_eval, value)) for value in shapes}
+    if available("timm", "cpu") is None:
+        expected = {value for value in expected if not any(part.count("x") == 3 for part in value)}
+    assert not_applicable(case) == expected
+
+
+def test_a_lost_benchmark_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One shape that our own implementation no longer takes; one kernel that is compiled no more."""
+    ours = IMPLEMENTATIONS["fused_eager"]
+    planes = dataclasses.replace(ours, refuses=lambda x: "takes rows only" if x.ndim > 2 else None)
+    monkeypatch.setitem(IMPLEMENTATIONS, "fused_eager", planes)
+    batch_norm_relu.checked.cache_clear()
+    assert ("fused_eager", "16x64x28x28") in not_applicable(ON_CPU["batch_norm_relu.OnCpu"])
+    batch_norm_relu.checked.cache_clear()
+    kept = [build for build in static_cost.builds() if build.name != "dx-rows_64-bf16"]
+    monkeypatch.setattr(static_cost, "builds", lambda: iter(kept))
+    lost = not_applicable(ON_CPU["kernel_cost.BackwardBuilds"])
+    assert lost == {("dx-rows_64-bf16", target) for target in kernel_cost.TARGETS}
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,73 @@
+"""What the user must put right: one line, code 2, nothing overwritten."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.cli.command import Call
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("run", "toy_regresion"), "no experiment 'toy_regresion': choose from "),
+        (("run", "../../etc/passwd"), "no experiment '../../etc/passwd'"),
+        (("run", "x" * 300), "no experiment"),
+        (("run", "overflow", "--profile", "fast"), "choose from smoke, quick, full"),
+        (("run", "overflow", "--device", "tpu"), "choose from auto, cpu, cuda"),
+        (("run", "overflow", "--seeds", "0"), "--seeds"),
+        (("run", "overflow", "--seeds", "many"), "--seeds"),
+        (("run", "overflow", "--sedes", "3"), "No such option"),
+        (("run", "overflow", "--download"), "--download needs --data-dir"),
+        (("run", "overflow", "--dataset", "cifar"), "no data set 'cifar': choose from digits5k, mnist, fashion_mnist"),
+        (("run", "overflow", "--dataset", "fashion_mnist"), "--dataset fashion_mnist needs --data-dir"),
+        (("run", "overflow", "--data-dir", "/nowhere/data"), "--data-dir /nowhere/data is no folder"),
+        (("run", "overflow", "--checkpoints", "/dev/null/x"), "cannot write /dev/null/x"),
+        (("run", "overflow", "--tensorboard", "/dev/null/x"), "cannot write /dev/null/x"),
+        (("run", "overflow", "--jobs", "0"), "--jobs 0: give a number of at least 1, or auto"),
+        (("run", "overflow", "--jobs", "two"), "--jobs two: give a number of at least 1, or auto"),
+        (("run", "overflow", "--trial-timeout", "0"), "--trial-timeout"),
+        (("run", "overflow", "--retries", "-1"), "--retries"),
+        (("run", "overflow", "--executor", "slurm"), "choose from local, ray"),
+        (("run", "overflow", "--executor", "ray", "--jobs", "2"), "--jobs is of --executor local"),
+        (("run", "overflow", "--executor", "ray", "--address", "127.0.0.1:9"), "no Ray cluster answers at 127.0.0.1:9"),
+        (("run", "overflow", "--address", "127.0.0.1:6379"), "need --executor ray"),
+        (("run", "overflow", "--executor", "ray", "--device", "cpu", "--gpus-per-trial", "1"), "needs no GPUs"),
+        (("plot", "nothing"), "no experiment 'nothing'"),
+        (("rum",), "No such command"),
+    ],
+)
+def test_bad_input_is_one_line_and_code_2(call: Call, tmp_path: Path, arguments: tuple[str, ...], says: str) -> None:
+    out = ("--out", tmp_path / "results") if arguments[0] != "rum" else ()
+    code, output, errors = call(*arguments, *out)
+    assert code == 2
+    assert says in errors
+    assert errors.count("\n") == 1
+    assert errors.startswith("initbench: ")
+    assert output == ""
+    assert not list((tmp_path / "results").rglob("*.jsonl"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_cuda_without_a_gpu(call: Call, tmp_path: Path) -> None:
+    code, _, errors = call("run", "overflow", "--device", "cuda", "--out", tmp_path / "results")
+    assert code == 2
+    assert "no CUDA device here; use --device cpu" in errors
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("command", ["plot", "report"])
+def test_nothing_to_derive_from(call: Call, tmp_path: Path, command: str) -> None:
+    code, _, errors = call(command, "--out", tmp_path / "empty")
+    assert code == 2
+    assert "run `initbench run` first" in errors
+    assert not (tmp_path / "empty").exists()
+
+
+def test_a_folder_that_cannot_be_written(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    code, _, errors = call("run", "overflow", "--out", tmp_path / "file")
+    assert code == 2
+    assert "cannot write" in errors
+    assert (tmp_path / "file").read_text() == "mine"

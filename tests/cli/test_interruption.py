@@ -1,0 +1,96 @@
+"""Runs that are interrupted: nothing is lost, and the same command continues them."""
+
+import json
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from initbench_core.records.store import read
+from tests.cli.command import COMMAND, ENVIRONMENT, Call
+from tests.initbench_core.execution.jobs import are_gone
+
+ARGUMENTS = ("run", "gradient_clipping", "--profile", "smoke", "--seeds", "20", "--device", "cpu", "--out")
+TRIALS = 20 * 14
+
+
+def start(out: Path, jobs: int) -> subprocess.Popen[str]:
+    """Start a run of 280 short trials and wait until some are recorded."""
+    process = subprocess.Popen(
+        [*COMMAND, *ARGUMENTS, str(out), "--jobs", str(jobs)],
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    records = out / "runs" / "gradient_clipping-smoke-cpu.jsonl"
+    while not (records.exists() and records.read_bytes().count(b"\n") >= 3):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return process
+
+
+def workers(process: subprocess.Popen[str]) -> list[int]:
+    """Return the worker processes of a run."""
+    listed = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
+    pairs = [line.split() for line in listed.splitlines()]
+    return [int(pid) for pid, parent in pairs if int(parent) == process.pid]
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "jobs"), [(signal.SIGINT, 130, 1), (signal.SIGTERM, 143, 2), (signal.SIGKILL, -9, 2)]
+)
+def test_an_interrupted_run_continues_where_it_stopped(tmp_path: Path, number: int, code: int, jobs: int) -> None:
+    process = start(tmp_path, jobs)
+    # A second run into the same folder meanwhile is refused, and disturbs nothing.
+    if number == signal.SIGINT:
+        process.send_signal(signal.SIGSTOP)  # lest it finish while the second one starts
+        second = subprocess.run([*COMMAND, *ARGUMENTS, str(tmp_path)], env=ENVIRONMENT, capture_output=True, text=True)
+        assert second.returncode == 2
+        assert f"being written by process {process.pid}" in second.stderr
+        process.send_signal(signal.SIGCONT)
+    pids = workers(process)
+    assert len(pids) == (jobs if jobs > 1 else 0)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert are_gone(pids)
+    if code > 0:
+        assert "the same command (without --fresh) continues from there" in errors
+        assert errors.count("\n") == 1
+    records = tmp_path / "runs" / "gradient_clipping-smoke-cpu.jsonl"
+    kept = records.read_bytes()
+    done = {record.key for record in read(records).records}
+    assert 3 <= len(done) < TRIALS
+    manifest = json.loads((tmp_path / "runs" / "gradient_clipping-smoke-cpu.manifest.json").read_text())
+    assert manifest["finished"] is False
+    if number in (signal.SIGINT, signal.SIGKILL):
+        again = subprocess.run(
+            [*COMMAND, *ARGUMENTS, str(tmp_path), "--jobs", str(jobs)], env=ENVIRONMENT, capture_output=True, text=True
+        )
+        assert again.returncode == 0, again.stderr
+        lines = records.read_bytes()
+        assert lines.startswith(kept), "finished trials are not run again"
+        keys = [json.loads(line)["key"] for line in lines.splitlines()]
+        assert len(keys) == len(set(keys)) == TRIALS
+
+
+def test_an_unfinished_run_is_named_and_not_drawn(call: Call, tmp_path: Path) -> None:
+    arguments = ("run", "overflow", "--profile", "smoke", "--device", "cpu", "--out", tmp_path)
+    call(*arguments)
+    records = tmp_path / "runs" / "overflow-smoke-cpu.jsonl"
+    manifest = tmp_path / "runs" / "overflow-smoke-cpu.manifest.json"
+    records.write_text("".join(records.read_text().splitlines(keepends=True)[:3]))
+    manifest.write_text(manifest.read_text().replace('"finished": true', '"finished": false'))
+    assert call("report", "--out", tmp_path)[0] == 0
+    assert "is unfinished: 3 of 8" in (tmp_path / "README.md").read_text()
+    code, _, errors = call("plot", "--out", tmp_path)
+    assert code == 2
+    assert "no finished run of" in errors
+    _, output, _ = call(*arguments)
+    assert "3 recorded already; continuing" in output
+    assert "is unfinished" not in (tmp_path / "README.md").read_text()
