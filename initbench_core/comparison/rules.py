@@ -35,9 +35,8 @@ RULES = (
     # Taken once in each training, which may run beside others.
     Rule(r"first_call\[.*\]|train_seconds|seconds_to_target|samples_per_second", is_compared=False),
     Rule(r"(kept|peak)\[(.*, )?fused_\w+\]", "lower", is_exact=True),
-    Rule(
-        r"(registers|(spill|shared)_bytes|launches|(bytes|reads|writes)_per_element)(\[.*\])?", "lower", is_exact=True
-    ),
+    Rule(r"registers|(spill|shared)_bytes|accesses|(launches|bytes_per_element)(\[.*\])?", "lower", is_exact=True),
+    Rule(r"(tile_)?access_bits", "higher", is_exact=True),
     Rule(r"(.*_)?(ns|us|ms|seconds)", "lower", is_of_the_machine=True),
     Rule(r"(.*_)?(gbps|per_second|speed_?up)", "higher", is_of_the_machine=True),
     Rule(r"(.*_)?mib|peak_.*", "lower", is_of_the_machine=True),

@@ -2,13 +2,9 @@
 
 Kernels are compiled offline for devices that need not be there, and the numbers are read from the binary (NVIDIA: with
 the disassembler that Triton's wheel ships; AMD: from the assembly). Launches and bytes per element are counted in a
-second process, under Triton's interpreter.
-
-    python -m initbench_core.measurement.static_cost            # the table of every kernel on every target
-    python -m initbench_core.measurement.static_cost --target sm_90 --match dx --json costs.jsonl
+second process, under Triton's interpreter. The experiment `static_cost` records them.
 """
 
-import argparse
 import importlib
 import json
 import os
@@ -17,8 +13,8 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +51,7 @@ class StaticCost:
         loads: how many load instructions of each width in bits.
         stores: likewise.
         tile_access_bits: the width that the build's tensors should be accessed with.
-        wide: whether loads and stores of that width are as many as the tiles need.
+        access_bits: the width that they are accessed with.
     """
 
     kernel: str
@@ -67,7 +63,17 @@ class StaticCost:
     loads: dict[int, int]
     stores: dict[int, int]
     tile_access_bits: int
-    wide: bool
+    access_bits: int
+
+    @property
+    def accesses(self) -> int:
+        """Load and store instructions in the binary: more of them are narrower ones."""
+        return sum(self.loads.values()) + sum(self.stores.values())
+
+    @property
+    def wide(self) -> bool:
+        """Whether accesses are as wide as they should be."""
+        return self.access_bits == self.tile_access_bits
 
 
 def builds() -> Iterator[Build]:
@@ -146,7 +152,7 @@ def cost_of(build: Build, target: str) -> StaticCost:
         loads, stores = _amd_accesses(text, "load"), _amd_accesses(text, "store")
     # A thread cannot access more at a time than its share of the tile.
     bits = min(build.access_bits, build.tile_bits // build.threads)
-    per_tensor = build.tile_bits // (build.threads * bits)
+    widths = (bits >> halvings for halvings in range(5))
     return StaticCost(
         kernel=build.kernel.__name__,
         name=build.name,
@@ -157,60 +163,30 @@ def cost_of(build: Build, target: str) -> StaticCost:
         loads=dict(sorted(loads.items())),
         stores=dict(sorted(stores.items())),
         tile_access_bits=bits,
-        wide=_enough(loads, bits, per_tensor * build.tile_loads)
-        and _enough(stores, bits, per_tensor * build.tile_stores),
+        access_bits=next((width for width in widths if _suffice(loads, stores, build, width)), 0),
     )
 
 
-def _enough(accesses: Counter[int], bits: int, needed: int) -> bool:
-    """Whether so many accesses of `bits` bits have been made, counting a wider one as several."""
-    return sum(count * (width // bits) for width, count in accesses.items()) >= needed
+def _suffice(loads: Counter[int], stores: Counter[int], build: Build, bits: int) -> bool:
+    """Whether the accesses of `bits` bits and more are as many as the tiles need."""
+    per_tensor = build.tile_bits // (build.threads * bits)
+    needs = ((loads, build.tile_loads), (stores, build.tile_stores))
+    return all(_of_width(accesses, bits) >= per_tensor * tensors for accesses, tensors in needs)
 
 
-def traffic_records(match: str = "") -> list[dict[str, Any]]:
-    """Return launches and bytes per element of every operator's runs, counted in an interpreting process.
+def _of_width(accesses: Counter[int], bits: int) -> int:
+    """Count accesses of `bits` bits, a wider one as several."""
+    return sum(count * (width // bits) for width, count in accesses.items())
+
+
+def traffic_records(match: str = "", operators: Sequence[str] = OPERATORS) -> list[dict[str, Any]]:
+    """Return launches and bytes per element of operators' runs, counted in an interpreting process.
 
     Args:
         match: regular expression, searched in the names of the runs; the others are left out.
+        operators: of OPERATORS.
     """
-    command = [sys.executable, "-m", "initbench_core.measurement.traffic", *OPERATORS, "--match", match]
+    command = [sys.executable, "-m", "initbench_core.measurement.traffic", *operators, "--match", match]
     environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return [json.loads(line) for line in done.stdout.splitlines()]
-
-
-def main() -> int:
-    """Print the table; return 1 where a kernel spills or accesses memory in narrower pieces than alignment permits."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--target", action="append", choices=list(TARGETS), help="default: all")
-    parser.add_argument("--match", default="", help="regular expression on build names")
-    parser.add_argument("--json", type=Path, help="also write one JSON object per line to this file")
-    parser.add_argument("--no-traffic", action="store_true", help="skip the interpreter's count of bytes")
-    options = parser.parse_args()
-    records: list[dict[str, Any]] = []
-    sound = True
-    print(f"{'build':48} {'target':7} {'regs':>5} {'spill':>6} {'shared':>7} {'bits':>5}  wide")
-    for build in builds():
-        if not re.search(options.match, build.name):
-            continue
-        for target in options.target or TARGETS:
-            cost = cost_of(build, target)
-            sound &= cost.wide and cost.spill_bytes == 0
-            print(
-                f"{cost.name:48} {target:7} {cost.registers:5} {cost.spill_bytes:6} {cost.shared_bytes:7} "
-                f"{cost.tile_access_bits:5}  {'yes' if cost.wide else 'NO'}",
-                flush=True,
-            )
-            records.append(asdict(cost))
-    if not options.no_traffic:
-        print(f"\n{'run':48} {'launches':>8} {'bytes/element':>14}")
-        for record in traffic_records():
-            print(f"{record['name']:48} {record['launches']:8} {record['bytes_per_element']:14.2f}")
-            records.append(record)
-    if options.json:
-        options.json.write_text("".join(json.dumps(record, allow_nan=False) + "\n" for record in records))
-    return 0 if sound else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -11,7 +11,7 @@ from initbench_kernels.builds import Build
 
 pytest.importorskip("triton")
 
-# The whole table takes minutes per target (`python -m initbench_core.measurement.static_cost`). Here: each kernel, on
+# The whole table takes minutes per target (the experiment `static_cost`, profile full). Here: each kernel, on
 # the layouts that are hardest on registers and on alignment.
 CHECKED = re.compile(
     r"(stats|normalize_train|reduce_residual|dx)-(rows_64|rows_411_unaligned|planes_7x7)-bf16"
@@ -37,7 +37,7 @@ def test_no_spills_and_wide_accesses(target: str) -> None:
 
 
 def test_every_row_of_the_tuning_table_is_built() -> None:
-    """The layouts of `offline` reach every row, so the command's table covers the tuning table."""
+    """The layouts of `offline` reach every row, so what is recorded covers the tuning table."""
     reached = {
         (name, width)
         for name, width in launch.TILES
