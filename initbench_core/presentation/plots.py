@@ -10,8 +10,10 @@ import numpy as np
 import pandas as pd
 from cycler import cycler
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from initbench_core.presentation.statistics import interval
 
@@ -72,6 +74,23 @@ def label(axes: Axes, *, x: str, y: str, title: str = "") -> None:
     axes.set_ylabel(y)
     if title:
         axes.set_title(title)
+
+
+def log_ticks(axis: Axis) -> None:
+    """Put ticks on a log axis that has its limits: so few, and so short, that the labels of no range overlap.
+
+    matplotlib labels minor ticks as "4 x 10^0" once the range is narrow, one across the other.
+    """
+    low, high = axis.get_view_interval()
+    decades = math.log10(high / low)
+    if decades < 0.7:
+        # So close to linear that round steps read best.
+        axis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+        axis.set_minor_locator(NullLocator())
+    else:
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 2 else (1,)))
+    axis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def band(axes: Axes, frame: pd.DataFrame, x: str, *, name: str, log: bool = False, **line: Any) -> None:

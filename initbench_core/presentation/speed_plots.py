@@ -105,6 +105,9 @@ def against_size(rows: pd.DataFrame, titles: Titles, value: str, *, title: str, 
         panel.set(xscale="log", yscale="log")
         plots.label(panel, x="tensor, MB", y="", title=PASS_TITLES[pass_name])
     grid[0][0].set_ylabel(value)
+    # Shared by all panels.
+    for axis in (grid[0][0].xaxis, grid[0][0].yaxis):
+        plots.log_ticks(axis)
     _legend(figure, grid[0])
     return figure
 
