@@ -21,11 +21,11 @@ def wrong(*arguments):
 """
 
 
-def run(*arguments: object, plugins: Path | None = None) -> subprocess.CompletedProcess[str]:
+def run(*arguments: object, plugins: Path | None = None, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     paths = [str(ROOT), str(ROOT / "kernels"), *([str(plugins)] if plugins else [])]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *map(str, arguments)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=environment)
 
 
 def test_what_is_wrong_fails_and_what_is_right_is_timed(tmp_path: Path) -> None:
@@ -60,3 +60,19 @@ def test_a_plain_run_times_nothing() -> None:
     assert "skipped" in summary
     assert "passed" not in summary
     assert "Skipping benchmark (--benchmark-skip active)" in done.stdout
+
+
+def test_saved_times_are_compared_and_drawn(tmp_path: Path) -> None:
+    """Another commit is no other machine; another machine is a warning, and neither ends the run."""
+    measured = (ROOT / SUITE, "--benchmark-only", "-k", "4096x64-eval-fused_eager")
+    done = run(*measured, "--benchmark-autosave", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (saved,) = tmp_path.rglob("*.json")
+    report = json.loads(saved.read_text())
+    assert not {"commit", "dirty"} & set(report["machine_info"]["initbench"])
+    saved.write_text(json.dumps(report | {"machine_info": report["machine_info"] | {"node": "another"}}))
+    done = run(*measured, "--benchmark-compare", "--benchmark-histogram=times", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "machine_info is different" in done.stderr
+    assert "(0001_" in done.stdout, "a row of what was saved stands beside the new one"
+    assert list(tmp_path.glob("times*.svg"))

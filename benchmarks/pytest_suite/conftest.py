@@ -17,8 +17,15 @@ from initbench_core.measurement.timing import cuda_times_ms, paired_times_ms
 
 
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
-    """Say on what the suite ran, as the records of experiments do."""
-    machine_info["initbench"] = environment.describe("cuda" if torch.cuda.is_available() else "cpu")
+    """Say on what the suite ran, as the records of experiments do.
+
+    --benchmark-compare warns where two machines differ: the commit and the clock's frequency of the moment, which
+    differ from run to run, stay out of it.
+    """
+    described = environment.describe("cuda" if torch.cuda.is_available() else "cpu")
+    machine_info["initbench"] = {key: value for key, value in described.items() if key not in ("commit", "dirty")}
+    for momentary in ("hz_actual", "hz_actual_friendly"):
+        machine_info["cpu"].pop(momentary, None)
 
 
 @pytest.fixture(scope="session")

@@ -83,9 +83,6 @@ def _files(source: str, out: Path) -> dict[RunName | None, Path]:
 def _load(path: Path) -> Run:
     content = read_whole(path)
     records = [*content.records, *content.failed]
-    experiments = sorted({record.experiment for record in records})
-    if len(experiments) > 1:
-        raise UserError(f"{path} mixes records of {', '.join(experiments)}: it is no run of one experiment")
     manifest = read_manifest(path)
     if not manifest:
         name = path.with_suffix(".manifest.json").name
@@ -95,7 +92,7 @@ def _load(path: Path) -> Run:
             f"{path} is unfinished: {len(records)} of {manifest.get('trials', 'unknown')} trials are recorded; "
             f"the command that began it continues it"
         )
-    return Run(path, experiments[0], records, manifest.get("environment", {}))
+    return Run(path, records[0].experiment, records, manifest["environment"])
 
 
 def _check(a: Run, b: Run, *, across_machines: bool) -> None:

@@ -28,7 +28,7 @@ from torch import nn
 
 from initbench_core.networks.models import NORM_PLACES, mlp
 from initbench_core.presentation import plots
-from initbench_core.presentation.statistics import Interval, bootstrap_ratio, interval, separates
+from initbench_core.presentation.statistics import Interval, bootstrap_ratio, interval, ratio_text, separates
 from initbench_core.presentation.story import Claim
 from initbench_core.records.frame import per_trial
 from initbench_core.records.schema import Emission, Measurement, Outcome, Record, scalar
@@ -182,7 +182,10 @@ def findings(records: Sequence[Record]) -> Iterator[str]:
     shallow, deep = depths[0], depths[-1]
     for norm, name in NAMES.items():
         change = bootstrap_ratio(rates[deep, "kaiming_normal", norm], rates[shallow, "kaiming_normal", norm])
-        yield f"Kaiming's weights, {name}: from {shallow} to {deep} hidden layers the largest rate times {change:.3g}."
+        yield (
+            f"Kaiming's weights, {name}: the largest rate at {deep} hidden layers over that at {shallow}: "
+            f"{ratio_text(change, '.3g')}."
+        )
 
 
 def claims(records: Sequence[Record]) -> Iterator[Claim]:

@@ -1,6 +1,7 @@
 """The shapes at which BatchNorm+ReLU is measured: a 2-D family, the layers of real networks, and awkward ones."""
 
 import functools
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -63,6 +64,8 @@ def parse(text: str) -> Shape:
         raise UserError(
             f"no shape {text!r}: write NxC or NxCxHxW, then one of {', '.join(DTYPES)}, and for NxCxHxW channels_last"
         )
+    if math.prod(sizes) == sizes[1]:
+        raise UserError(f"shape {text!r} has one value per channel: batch norm trains on two or more")
     return Shape(sizes, dtype, memory)
 
 

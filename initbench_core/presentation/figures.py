@@ -4,10 +4,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from initbench_core.presentation.plots import style
-from initbench_core.presentation.section import Find, figure_path, is_finished
+from initbench_core.presentation.section import Find, figure_path, is_finished, read_run
 from initbench_core.records.files import describe
 from initbench_core.records.folder import ResultsFolder
-from initbench_core.records.store import read_whole
 
 
 def draw_figures(folder: ResultsFolder, experiments: Iterable[str], find: Find) -> list[Path]:
@@ -17,7 +16,7 @@ def draw_figures(folder: ResultsFolder, experiments: Iterable[str], find: Find) 
     for run in folder.recorded():
         if run.experiment not in wanted or not is_finished(folder, run):
             continue
-        content = read_whole(folder.records(run))
+        content = read_run(folder, run)
         with style():
             try:
                 figures = find(run.experiment).figures(content.records)

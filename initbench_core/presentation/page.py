@@ -17,6 +17,7 @@ import numpy as np
 from markupsafe import Markup, escape
 from PIL import Image
 
+from initbench_core.errors import UserError
 from initbench_core.presentation.plots import OUTCOME_STYLE
 from initbench_core.presentation.tables import cell_text
 
@@ -46,11 +47,19 @@ def render(context: Mapping[str, Any]) -> str:
 
 
 def inline(path: Path) -> Mapping[str, Any]:
-    """Return a figure as source, width and height of an image: WebP without loss, a third of the PNG's size."""
+    """Return a figure as source, width and height of an image: WebP without loss, a third of the PNG's size.
+
+    Raises:
+        UserError: the file is no whole image.
+    """
     stream = io.BytesIO()
-    with Image.open(path) as image:
-        image.convert("RGB").save(stream, "WEBP", lossless=True, quality=80)
-        width, height = image.size
+    try:
+        with Image.open(path) as image:
+            pixels = image.convert("RGB")
+    except (OSError, SyntaxError) as error:  # what PIL raises for a broken file
+        raise UserError(f"{path} is no whole image: `initbench plot` draws it again") from error
+    pixels.save(stream, "WEBP", lossless=True, quality=80)
+    width, height = pixels.size
     source = f"data:image/webp;base64,{base64.b64encode(stream.getvalue()).decode()}"
     return {"source": source, "width": width, "height": height}
 

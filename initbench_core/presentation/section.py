@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import pandas as pd
 from matplotlib.figure import Figure
 
+from initbench_core.errors import UserError
 from initbench_core.presentation.plots import OUTCOME_STYLE
 from initbench_core.presentation.story import CHAPTERS, Claim
 from initbench_core.records.folder import ResultsFolder, RunName
@@ -182,6 +183,20 @@ def is_finished(folder: ResultsFolder, run: RunName) -> bool:
     return bool(folder.manifest(run).get("finished"))
 
 
+def read_run(folder: ResultsFolder, run: RunName) -> Content:
+    """Read the records of a finished run.
+
+    Raises:
+        UserError: they are damaged, or not of the experiment that the file's name says.
+    """
+    path = folder.records(run)
+    content = read_whole(path)
+    (found,) = {record.experiment for record in [*content.records, *content.failed]}
+    if found != run.experiment:
+        raise UserError(f"{path} holds records of {found}, not of {run.experiment}: move it away")
+    return content
+
+
 def collect(folder: ResultsFolder, find: Find) -> Collected:
     """Collect what is to be said of every run.
 
@@ -192,7 +207,7 @@ def collect(folder: ResultsFolder, find: Find) -> Collected:
     unfinished, failed = [], []
     for run in folder.recorded():
         done = is_finished(folder, run)
-        content = (read_whole if done else read)(folder.records(run))
+        content = read_run(folder, run) if done else read(folder.records(run))
         section = _section(folder, run, find(run.experiment), content) if done else None
         if section:
             collected.append(section)

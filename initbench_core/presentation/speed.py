@@ -96,9 +96,9 @@ def summary(
             continue
         line = {"implementation": title}
         for pass_name, column in passes.items():
-            part = own[own["pass"] == pass_name]["speed-up"]
+            part = own[own["pass"] == pass_name]
             if len(part):
-                line[column] = f"{geometric_mean(part):.2f} ({part.min():.2f} to {part.max():.2f})"
+                line[column] = f"{geometric_mean(part['speed-up']):.2f} ({tally(part)})"
         if own.empty:
             line["shapes"] = f"not measured: {left_out[name]}"
         else:

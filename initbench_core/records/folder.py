@@ -152,4 +152,6 @@ def read_manifest(records: Path) -> dict[str, Any]:
         raise UserError(f"{path} is damaged ({error}): delete it, or measure again with --fresh") from error
     if not isinstance(body, dict):
         raise UserError(f"{path} is damaged (no object): delete it, or measure again with --fresh")
+    if body.get("finished") and not isinstance(body.get("environment"), dict):
+        raise UserError(f"{path} is damaged (no environment): delete it, or measure again with --fresh")
     return body

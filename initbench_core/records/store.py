@@ -68,7 +68,7 @@ def read_whole(path: Path) -> Content:
     """Read a file of records from which something is to be derived: nothing of it may be lost.
 
     Raises:
-        UserError: it is missing, empty, damaged or no file of records.
+        UserError: it is missing, empty, damaged or no file of records, or mixes two experiments, machines or codes.
     """
     content = read(path)
     if not (content.records or content.failed):
@@ -78,6 +78,14 @@ def read_whole(path: Path) -> Content:
         raise UserError(
             f"{path} is damaged in {len(content.damaged)} of its lines ({numbers}): the `initbench run` that wrote it "
             f"sets them apart and measures their trials again"
+        )
+    records = [*content.records, *content.failed]
+    if len(experiments := sorted({record.experiment for record in records})) > 1:
+        raise UserError(f"{path} mixes records of {', '.join(experiments)}: it is no run of one experiment")
+    if len(identities := {record.identity for record in records}) > 1:
+        raise UserError(
+            f"{path} mixes records of {len(identities)} machines, versions or codes: keep one of them, or measure "
+            f"again with --fresh"
         )
     return content
 

@@ -50,7 +50,8 @@ def test_every_key_is_one_that_asv_reads(name: str) -> None:
 def test_both_configurations_measure_alike() -> None:
     """They differ in the environment alone, and the isolated one has the torch of constraints.txt."""
     current, isolated = CONFIGURATIONS.values()
-    for key in ("repo", "branches", "benchmark_dir", "results_dir", "launch_method", "regressions_thresholds"):
+    shared = ("repo", "branches", "benchmark_dir", "results_dir", "plugins", "launch_method", "regressions_thresholds")
+    for key in shared:
         assert current[key] == isolated[key], key
     (version,) = isolated["matrix"]["req"]["torch"]
     assert f"torch=={version}\n" in (ROOT / "constraints.txt").read_text()

@@ -67,6 +67,12 @@ def test_models_are_pooled() -> None:
     assert {(shape.dtype, shape.memory) for shape in counts} == {("bfloat16", "channels_last")}
 
 
+@pytest.mark.parametrize("text", ["1x64", "1x64x1x1"])
+def test_one_value_per_channel_has_no_variance(text: str) -> None:
+    with pytest.raises(UserError, match=f"shape '{text}' has one value per channel"):
+        parse(text)
+
+
 def test_no_model() -> None:
     with pytest.raises(UserError, match="no model 'resnet51' in torchvision"):
         model_layers("resnet51", 2)

@@ -12,7 +12,7 @@ from initbench_core.errors import UserError
 from initbench_core.presentation import page, plots
 from initbench_core.presentation.figures import draw_figures
 from initbench_core.presentation.report import write_report
-from initbench_core.presentation.section import collect
+from initbench_core.presentation.section import collect, figure_path
 from initbench_core.presentation.statistics import Interval
 from initbench_core.presentation.story import Claim
 from initbench_core.records.folder import ResultsFolder, RunName
@@ -187,6 +187,23 @@ def test_damaged_records_are_named_and_nothing_is_written(folder: ResultsFolder,
         write_report(folder, lambda name: Toy())
     folder.records(RUN).write_text(whole)
     assert {path: path.read_bytes() for path in folder.path.rglob("*.*") if path.is_file()} == before
+
+
+def test_records_under_another_name_are_foreign(folder: ResultsFolder) -> None:
+    """A copy of another experiment's records, named as this one's, would be shown as its results."""
+    record_toy(folder, RunName("other", "quick", "cpu"), trials=4)
+    for write in (write_report, lambda *arguments: draw_figures(folder, ["other"], arguments[1])):
+        with pytest.raises(UserError, match=r"other-quick-cpu.jsonl holds records of toy, not of other"):
+            write(folder, lambda name: Toy())
+
+
+def test_a_damaged_figure_is_named(folder: ResultsFolder) -> None:
+    figure = figure_path(folder, RUN, "losses")
+    whole = figure.read_bytes()
+    for damaged in (b"no figure", whole[: len(whole) // 2]):
+        figure.write_bytes(damaged)
+        with pytest.raises(UserError, match="is no whole image: `initbench plot` draws it again"):
+            write_report(folder, lambda name: Toy())
 
 
 def test_the_story_is_told_once_by_the_largest_profile(folder: ResultsFolder) -> None:

@@ -93,6 +93,7 @@ def test_a_damaged_manifest_is_named(tmp_path: Path) -> None:
     folder = ResultsFolder(tmp_path)
     folder.prepare()
     run = RunName("overflow", "quick", "cpu")
-    folder.records(run).with_suffix(".manifest.json").write_text("{")
-    with pytest.raises(UserError, match=r"overflow-quick-cpu.manifest.json is damaged"):
-        folder.manifest(run)
+    for text in ("{", "[]", '{"finished": true}', '{"finished": true, "environment": null}'):
+        folder.records(run).with_suffix(".manifest.json").write_text(text)
+        with pytest.raises(UserError, match=r"overflow-quick-cpu.manifest.json is damaged"):
+            folder.manifest(run)

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from initbench_core.errors import UserError
 from initbench_core.records import files
 from initbench_core.records.files import append_line, replace_file
 from initbench_core.records.schema import Failure, Record, scalar, seal, to_line
-from initbench_core.records.store import RecordFile, read
+from initbench_core.records.store import RecordFile, read, read_whole
 
 
 def record(seed: int, identity: str = "here", value: float = 1.0) -> Record:
@@ -127,6 +128,18 @@ def test_a_manifest_of_a_finished_run_stays_as_it_is(path: Path) -> None:
     before = open_file(path).manifest_path.read_bytes()
     RecordFile(path, "here", {"profile": "quick", "trials": 3, "commit": "a later one"}).finish()
     assert open_file(path).manifest_path.read_bytes() == before
+
+
+def test_what_is_derived_from_is_one_run(path: Path) -> None:
+    """Appended by hand: records of another experiment, or of another machine."""
+    whole = path.read_text()
+    assert len(read_whole(path).records) == 3
+    path.write_text(whole + to_line(record(3, identity="there")))
+    with pytest.raises(UserError, match="mixes records of 2 machines, versions or codes"):
+        read_whole(path)
+    path.write_text(whole + to_line(replace(record(3), experiment="other")))
+    with pytest.raises(UserError, match="mixes records of exp, other"):
+        read_whole(path)
 
 
 def test_a_newer_schema_is_refused_with_its_place(path: Path) -> None:
