@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 import torch
@@ -209,3 +210,28 @@ def test_a_cell_draws_what_its_trials_draw_alone() -> None:
     for emissions, seed in zip(together, SEEDS, strict=True):
         model, data, recipe = seeded(prepare, Config(seed), Setting())
         assert_alike(emissions, list(train(model, data, recipe, seed=seed, setting=Setting())))
+
+
+def test_networks_too_large_for_one_stack_train_in_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    @dataclass(frozen=True)
+    class Config:
+        seed: int
+
+    def prepare(config: Config, setting: Setting) -> tuple[nn.Module, Data, Recipe]:
+        return build(config.seed), images(), RECIPE
+
+    def spy(models: Sequence[nn.Module], *args: Any, **options: Any) -> list[list[Emission]]:
+        stacks.append(len(models))
+        return train_together(models, *args, **options)
+
+    stacks: list[int] = []
+    told: list[float] = []
+    bytes_of_one = sum(4 * p.numel() for p in build(0).parameters())
+    monkeypatch.setattr("initbench_core.training.together.STACK_LIMIT", {"cpu": 2 * bytes_of_one})
+    monkeypatch.setattr("initbench_core.training.together.train_together", spy)
+    results = train_cell(prepare, [Config(seed) for seed in SEEDS], Setting(progress=told.append))
+    assert stacks == [2, 1]
+    for seed, result in zip(SEEDS, results, strict=True):
+        assert_alike(result, list(train(build(seed), images(), RECIPE, seed=seed, setting=Setting())))
+    assert told == sorted(told)
+    assert told[-1] == pytest.approx(1.0)
