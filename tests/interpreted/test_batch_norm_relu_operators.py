@@ -28,13 +28,12 @@ def test_opcheck(memory: str, residual: bool) -> None:
     batches = torch.tensor(0)
     affine = (case.weight, case.bias)
     updated = (None, None, case.running_mean, case.running_var, batches)
-    torch.library.opcheck(operators.forward_operator, (case.x, case.res, *affine, *updated, 0.1, 1e-5))
+    torch.library.opcheck(operators.forward_operator, (case.x, case.res, *affine, *updated, 0.1, 1e-5, residual))
     fixed = (case.running_mean, case.running_var, None, None, None)
-    torch.library.opcheck(operators.forward_operator, (case.x, case.res, *affine, *fixed, 0.1, 1e-5))
-    y, stats = operators.forward_operator(case.x, case.res, *affine, *updated, None, 1e-5)
-    saved = y if residual else None
+    torch.library.opcheck(operators.forward_operator, (case.x, case.res, *affine, *fixed, 0.1, 1e-5, residual))
+    _, stats, signs = operators.forward_operator(case.x, case.res, *affine, *updated, None, 1e-5, residual)
     for training, need_dx, need_dparams in [(True, True, True), (False, True, False), (True, False, True)]:
-        args = (case.dy, case.x, saved, *affine, stats, training, need_dx, need_dparams)
+        args = (case.dy, case.x, signs if residual else None, *affine, stats, training, need_dx, need_dparams)
         torch.library.opcheck(operators.backward_operator, args)
 
 
@@ -60,6 +59,29 @@ def test_compile_fullgraph(training: bool, momentum: float | None) -> None:
             outputs.append([y, *torch.autograd.grad(y.square().sum(), leaves), *module.buffers()])
         for wanted, actual in zip(*outputs, strict=True):
             torch.testing.assert_close(actual, wanted, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("memory", ["contiguous", "channels_last"])
+def test_compile_dynamic_shapes(memory: str) -> None:
+    """Symbolic sizes: the bytes of the signs follow them, with a graph per kind of plane, not one per size."""
+    graphs: list[torch.fx.GraphModule] = []
+
+    def compiler(graph: torch.fx.GraphModule, _: object) -> Callable[..., object]:
+        graphs.append(graph)
+        return make_boxed_func(graph.forward)
+
+    run = torch.compile(fused, fullgraph=True, dynamic=True, backend=aot_autograd(fw_compiler=compiler))
+    # Planes that are grouped, in bytes of their own or not, and planes that are blocks of their own.
+    for samples, *sides in ((4, 5, 7), (6, 3, 11), (5, 6, 6), (7, 8, 5), (2, 17, 17), (3, 13, 11), (2, 24, 25)):
+        case = Case((samples, 8, *sides), memory, residual=True)
+        outputs = []
+        for call in (fused, run):
+            leaves = [t.detach().clone().requires_grad_() for t in (case.x, case.weight, case.bias, case.res)]
+            y = call(case, *leaves)
+            outputs.append([y, *torch.autograd.grad(y, leaves, case.dy)])
+        for wanted, actual in zip(*outputs, strict=True):
+            torch.testing.assert_close(actual, wanted, rtol=0, atol=0)
+    assert len(graphs) == 2 * (1 if memory == "channels_last" else 3)
 
 
 @pytest.mark.parametrize("momentum", [0.1, None])
@@ -127,16 +149,19 @@ def test_second_derivative_half_precision() -> None:
     assert [g.dtype for g in grads] == [leaf.dtype for leaf in leaves]
 
 
-def test_func_grad() -> None:
+@pytest.mark.parametrize("residual", [False, True], ids=["plain", "residual"])
+def test_func_grad(residual: bool) -> None:
     """torch.func.grad through the kernels when they are named, through PyTorch's own rules when they are not."""
-    case = Case((12, 5))
+    case = Case((12, 5), residual=residual)
 
-    def loss(x: torch.Tensor, backend: str | None) -> torch.Tensor:
-        return batch_norm_relu(x, None, None, case.weight, case.bias, True, backend=backend).square().sum()
+    def loss(x: torch.Tensor, residual: torch.Tensor | None, backend: str | None) -> torch.Tensor:
+        y = batch_norm_relu(x, None, None, case.weight, case.bias, True, residual=residual, backend=backend)
+        return y.square().sum()
 
-    by_triton = torch.func.grad(lambda x: loss(x, "triton"))(case.x)
-    by_default = torch.func.grad(lambda x: loss(x, None))(case.x)
-    torch.testing.assert_close(by_triton, by_default, **EAGER)
+    for argument in (0, 1) if residual else (0,):
+        by_triton = torch.func.grad(loss, argument)(case.x, case.res, "triton")
+        by_default = torch.func.grad(loss, argument)(case.x, case.res, None)
+        torch.testing.assert_close(by_triton, by_default, **EAGER)
 
 
 def test_vmap() -> None:

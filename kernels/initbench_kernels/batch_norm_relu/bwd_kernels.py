@@ -9,16 +9,18 @@ from initbench_kernels.batch_norm_relu.tile_kernels import (
     channels_of,
     channels_of_lanes,
     program_of,
+    signs_at,
     spread_to_lanes,
     sum_to_channels,
     tile_at,
     tile_count,
+    unpack_signs,
 )
 
 
 @triton.jit(do_not_specialize=SIZES)
 def batch_norm_relu_bwd_reduce_kernel(
-    x_ptr, y_ptr, dy_ptr, g_ptr, dx_ptr, weight_ptr, bias_ptr, stats_ptr, partials_ptr,
+    x_ptr, signs_ptr, dy_ptr, g_ptr, dx_ptr, weight_ptr, bias_ptr, stats_ptr, partials_ptr,
     rows, channels, row_units, width_units, tail_units, block_channels, splits, tiles_per_program,
     ALIGN: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_L: tl.constexpr, BLOCK_CH: tl.constexpr,
     CHANNEL_OF: tl.constexpr,
@@ -26,9 +28,10 @@ def batch_norm_relu_bwd_reduce_kernel(
     """Write sum g and sum g * (x - mean) of one split of one block's channels to partials [2, splits, C].
 
     g is dy where the pre-activation is not <= 0. The pre-activation is computed again from x, or, where a residual
-    took part in it, judged by its saved output y; then g_ptr takes g, the gradient of the residual.
+    took part in it, the forward pass has saved where: one bit per element. Then g_ptr takes g, the residual's gradient.
     In evaluation the statistics do not depend on x: dx_ptr takes dx = weight * rstd * g at once.
-    Any of y_ptr, g_ptr, dx_ptr and partials_ptr may be None. Traffic: 2R, with a residual 3R + 1W; dx adds 1W.
+    Any of signs_ptr, g_ptr, dx_ptr and partials_ptr may be None. Traffic: 2R, with a residual the signs and 1W more;
+    dx adds 1W.
     """
     block, split = program_of(channels, block_channels)
     # Nothing has to be merged before the loop, so each lane loads the numbers of its channel directly.
@@ -51,11 +54,14 @@ def batch_norm_relu_bwd_reduce_kernel(
         # A lane without an element has dy = 0 and adds nothing.
         dy = tl.load(dy_ptr + offsets, mask=mask, other=0.0).to(tl.float32)
         x = tl.load(x_ptr + offsets, mask=mask, other=0.0).to(tl.float32)
-        if y_ptr is not None:
-            z = tl.load(y_ptr + offsets, mask=mask, other=0.0).to(tl.float32)
+        if signs_ptr is not None:
+            bytes_at, exist = signs_at(
+                tile, block, rows, row_units, width_units, tail_units, ALIGN, BLOCK_N, BLOCK_L, CHANNEL_OF
+            )
+            signs = tl.load(signs_ptr + bytes_at, mask=exist, other=0)
+            g = tl.where(unpack_signs(signs, BLOCK_N, BLOCK_L), dy, 0.0)
         else:
-            z = (x - mean) * scale + bias
-        g = tl.where(z <= 0, 0.0, dy)
+            g = tl.where((x - mean) * scale + bias <= 0, 0.0, dy)
         if g_ptr is not None:
             tl.store(g_ptr + offsets, g, mask=mask)
         if dx_ptr is not None:

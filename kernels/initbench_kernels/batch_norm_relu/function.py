@@ -7,44 +7,48 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from initbench_kernels.backend import resolve_backend
-from initbench_kernels.batch_norm_relu import operators, reference
+from initbench_kernels.batch_norm_relu import operators, reference, signs
 from initbench_kernels.batch_norm_relu.layout import dense
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 class BatchNormReLU(torch.autograd.Function):
-    """Autograd around the Triton passes. Saves x (and y where there is a residual), weight, bias and [2, C] floats."""
+    """Autograd around the Triton passes. Saves x, weight, bias and [2, C] floats; after a residual y's signs too."""
 
     @staticmethod
-    def forward(x: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
-        return operators.forward(x, *args)
+    def forward(x: Tensor, residual: Tensor | None, *args: Any) -> tuple[Tensor, ...]:
+        # A residual takes part in y's sign, so the ReLU's mask cannot be computed from x alone.
+        y, stats, packed = operators.forward(x, residual, *args, residual is not None)
+        return (y, stats) if residual is None else (y, stats, packed)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        x, residual, weight, bias, fixed_mean = inputs[:5]
-        y, stats = output
-        # A residual took part in y's sign, so the ReLU's mask cannot be computed from x alone: y has it, and the layer
-        # that consumes y keeps it alive anyhow.
-        ctx.save_for_backward(x, weight, bias, stats, None if residual is None else y)
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        x, _, weight, bias, fixed_mean = inputs[:5]
+        ctx.save_for_backward(x, weight, bias, *output[1:])
+        # The signs lie in x's memory order, which hooks on saved tensors need not keep.
+        ctx.strides = x.stride()
         ctx.training = fixed_mean is None
         ctx.eps = inputs[-1]
-        ctx.mark_non_differentiable(stats)
+        ctx.mark_non_differentiable(*output[1:])
         ctx.set_materialize_grads(False)
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, dy: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
         if dy is None:
             return (None,) * 11
-        x, weight, bias, stats, y = ctx.saved_tensors
+        x, weight, bias, stats, *signs_if_any = ctx.saved_tensors
+        packed = signs_if_any[0] if signs_if_any else None
+        if packed is not None and x.stride() != ctx.strides:
+            x = torch.empty_strided(x.shape, ctx.strides, dtype=x.dtype, device=x.device).copy_(x)
         need_dx, need_dresidual, *need_dparams = ctx.needs_input_grad[:4]
         if torch.is_grad_enabled():
             # Asked for with create_graph=True: the formula in differentiable operations.
-            grads = _differentiable_backward(dy, x, weight, bias, stats, y, ctx.training, ctx.eps)
+            grads = _differentiable_backward(dy, x, weight, bias, stats, packed, ctx.training, ctx.eps)
             dx, dweight, dbias, dresidual = grads
         else:
             dx, dparams, dresidual = operators.backward(
-                dy, x, y, weight, bias, stats, ctx.training, need_dx, any(need_dparams)
+                dy, x, packed, weight, bias, stats, ctx.training, need_dx, any(need_dparams)
             )
             dweight, dbias = dparams.unbind() if any(need_dparams) else (None, None)
         return (
@@ -62,7 +66,7 @@ def _differentiable_backward(
     weight: Tensor | None,
     bias: Tensor | None,
     stats: Tensor,
-    y: Tensor | None,
+    packed: Tensor | None,
     training: bool,
     eps: float,
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
@@ -72,8 +76,8 @@ def _differentiable_backward(
         # The saved statistics are numbers; their dependence on x has to be in the graph.
         mean, var, _ = reference.statistics(x)
         rstd = (var + eps).rsqrt()
-    # The sign is a constant almost everywhere: it needs no graph, and with a residual only y knows it.
-    judged = reference.pre_activation(x, mean, rstd, weight, bias) if y is None else y
+    # The sign is a constant almost everywhere: it needs no graph.
+    judged = reference.pre_activation(x, mean, rstd, weight, bias) if packed is None else signs.unpack(packed, x)
     grads = reference.gradients(reference.masked(dy, judged), x, mean, rstd, weight, training=training)
     return (
         grads.dx.to(x.dtype),
@@ -183,7 +187,7 @@ def apply_triton(
     args = (x, residual, *affine, *fixed, *updated, num_batches_tracked, momentum, eps)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, residual, *affine)):
         return BatchNormReLU.apply(*args)[0]
-    return operators.forward(*args)[0]
+    return operators.forward(*args, False)[0]
 
 
 def batch_norm_relu(

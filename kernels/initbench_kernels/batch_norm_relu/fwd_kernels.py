@@ -7,7 +7,9 @@ from initbench_kernels.batch_norm_relu.tile_kernels import (
     SIZES,
     affine_of,
     channels_of,
+    pack_signs,
     program_of,
+    signs_at,
     spread_to_lanes,
     sum_to_channels,
     tile_at,
@@ -108,7 +110,7 @@ def merge_statistics(partials_ptr, splits, channels, channel, exists, BLOCK_K: t
 
 @triton.jit(do_not_specialize=SIZES)
 def batch_norm_relu_fwd_normalize_kernel(
-    x_ptr, residual_ptr, y_ptr, weight_ptr, bias_ptr,
+    x_ptr, residual_ptr, y_ptr, signs_ptr, weight_ptr, bias_ptr,
     partials_ptr, fixed_mean_ptr, fixed_var_ptr, running_mean_ptr, running_var_ptr, num_batches_tracked_ptr, stats_ptr,
     momentum, eps,
     rows, channels, row_units, width_units, tail_units, block_channels, splits, tiles_per_program,
@@ -121,7 +123,8 @@ def batch_norm_relu_fwd_normalize_kernel(
     partials of its channels, and the first program of a block updates the running statistics (where given) with
     momentum, or with 1 / num_batches_tracked (the cumulative average) where that pointer is given. The first program
     of a block also writes stats [2, C] = mean, rstd in float32.
-    Traffic: 1R (2R with a residual) + 1W.
+    signs_ptr, where given, takes one bit per element: whether its y lets a gradient pass.
+    Traffic: 1R (2R with a residual) + 1W, and the signs.
     """
     block, split = program_of(channels, block_channels)
     channel, exists = channels_of(block, channels, block_channels, BLOCK_CH)
@@ -161,5 +164,12 @@ def batch_norm_relu_fwd_normalize_kernel(
         z = (x - mean) * scale + bias
         if residual_ptr is not None:
             z += tl.load(residual_ptr + offsets, mask=mask).to(tl.float32)
-        y = tl.maximum(z, 0.0, propagate_nan=tl.PropagateNan.ALL)
+        y = tl.maximum(z, 0.0, propagate_nan=tl.PropagateNan.ALL).to(y_ptr.dtype.element_ty)
         tl.store(y_ptr + offsets, y, mask=mask)
+        if signs_ptr is not None:
+            # Of y as it is stored: as in PyTorch, what rounds to 0 passes nothing, and NaN passes.
+            passes = mask & ~(y.to(tl.float32) <= 0)
+            bytes_at, exist = signs_at(
+                tile, block, rows, row_units, width_units, tail_units, ALIGN, BLOCK_N, BLOCK_L, CHANNEL_OF
+            )
+            tl.store(signs_ptr + bytes_at, pack_signs(passes, BLOCK_N, BLOCK_L), mask=exist)

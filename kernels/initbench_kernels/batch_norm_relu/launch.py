@@ -19,6 +19,7 @@ from initbench_kernels.batch_norm_relu.fwd_kernels import (
     batch_norm_relu_fwd_stats_kernel,
 )
 from initbench_kernels.batch_norm_relu.layout import Layout, layout_of
+from initbench_kernels.batch_norm_relu.signs import num_bytes
 from initbench_kernels.batch_norm_relu.tiling import MIN_ELEMENTS, Tiling, tiling_of
 from initbench_kernels.builds import warp_size
 
@@ -142,7 +143,8 @@ def forward(
     num_batches_tracked: Tensor | None,
     momentum: float | None,
     eps: float,
-) -> tuple[Tensor, Tensor]:
+    save_signs: bool,
+) -> tuple[Tensor, Tensor, Tensor | None]:
     """Run the forward pass: one launch in evaluation, two in training.
 
     Args:
@@ -157,9 +159,11 @@ def forward(
         num_batches_tracked: int64 scalar to increment, or None.
         momentum: of the update; None means the cumulative average, 1 / num_batches_tracked.
         eps: added to the variance.
+        save_signs: whether the backward pass will need the signs of y, as it does after a residual.
 
     Returns:
-        y as `x`, and stats [2, C] = mean, rstd in float32.
+        y as `x`; stats [2, C] = mean, rstd in float32; the signs of y, uint8, one bit per element (see `signs`), or
+        None.
     """
     layout = layout_of(x)
     assert layout is not None
@@ -168,6 +172,7 @@ def forward(
     with _guard(x.device):
         y = torch.empty_like(x)
         stats = torch.empty(2, channels, dtype=torch.float32, device=x.device)
+        signs = torch.empty(num_bytes(x), dtype=torch.uint8, device=x.device) if save_signs else None
         normalize = _plan("fwd_normalize", layout, x.itemsize, x.device, training)
         partials = None
         merge_splits = normalize.splits
@@ -178,20 +183,20 @@ def forward(
             plan.launch(batch_norm_relu_fwd_stats_kernel, x, partials, num_batches_tracked)
         normalize.launch(
             batch_norm_relu_fwd_normalize_kernel,
-            x, residual, y, weight, bias,
+            x, residual, y, signs, weight, bias,
             partials, fixed_mean, fixed_var, running_mean, running_var,
             num_batches_tracked if momentum is None else None, stats,
             # An integer would be compiled in as another type.
             0.0 if momentum is None else float(momentum), float(eps),
             merge_splits=merge_splits, BLOCK_K=merge_rows(normalize.tiling),
         )  # fmt: skip
-    return y, stats
+    return y, stats, signs
 
 
 def backward(
     dy: Tensor,
     x: Tensor,
-    y: Tensor | None,
+    signs: Tensor | None,
     weight: Tensor | None,
     bias: Tensor | None,
     stats: Tensor,
@@ -204,7 +209,7 @@ def backward(
     Args:
         dy: with the strides of `x`.
         x: as in `forward`.
-        y: the output, where a residual took part in it; else None.
+        signs: what `forward` returned, where a residual took part; else None.
         weight: as in `forward`.
         bias: as in `forward`.
         stats: what `forward` returned.
@@ -219,7 +224,7 @@ def backward(
     assert layout is not None
     channels = x.shape[1]
     dx = torch.empty_like(x) if need_dx else None
-    g = torch.empty_like(x) if y is not None else None
+    g = torch.empty_like(x) if signs is not None else None
     dparams = None
     if need_dparams:
         dtype = next((p.dtype for p in (weight, bias) if p is not None), torch.float32)
@@ -232,7 +237,7 @@ def backward(
             partials = torch.empty(2, reduce.splits, channels, dtype=torch.float32, device=x.device)
         reduce.launch(
             batch_norm_relu_bwd_reduce_kernel,
-            x, y, dy, g, None if training else dx, weight, bias, stats, partials,
+            x, signs, dy, g, None if training else dx, weight, bias, stats, partials,
         )  # fmt: skip
         if merged:
             second = _plan("bwd_dx", layout, x.itemsize, x.device, True)

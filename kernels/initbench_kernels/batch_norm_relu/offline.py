@@ -71,19 +71,20 @@ def _builds_of(label: str, layout: Layout, dtype: str) -> Iterator[Build]:
         batch, fixed = (None, "fp32") if mode == "eval" else ("fp32", None)
         statistics: dict[str, str | None] = {"partials_ptr": batch, "running_mean_ptr": batch, "running_var_ptr": batch,
                       "fixed_mean_ptr": fixed, "fixed_var_ptr": fixed, "num_batches_tracked_ptr": None}  # fmt: skip
-        residual = dtype if mode == "residual" else None
+        residual, signs = (dtype, "u8") if mode == "residual" else (None, None)
         yield _build(
             f"normalize_{mode}-{label}", batch_norm_relu_fwd_normalize_kernel, normalize, dtype,
-            {"x_ptr": dtype, "residual_ptr": residual, "y_ptr": dtype, "stats_ptr": "fp32"} | statistics | affine,
+            {"x_ptr": dtype, "residual_ptr": residual, "y_ptr": dtype, "signs_ptr": signs, "stats_ptr": "fp32"}
+            | statistics | affine,
             {"momentum": "fp32", "eps": "fp32"}, {"BLOCK_K": launch.merge_rows(normalize[1])},
             (2 if residual else 1, 1),
         )  # fmt: skip
         g, early_dx = residual, dtype if mode == "eval" else None
         yield _build(
             f"reduce_{mode}-{label}", batch_norm_relu_bwd_reduce_kernel, reduce, dtype,
-            {"x_ptr": dtype, "y_ptr": residual, "dy_ptr": dtype, "g_ptr": g, "dx_ptr": early_dx, "stats_ptr": "fp32",
+            {"x_ptr": dtype, "signs_ptr": signs, "dy_ptr": dtype, "g_ptr": g, "dx_ptr": early_dx, "stats_ptr": "fp32",
              "partials_ptr": "fp32"} | affine,
-            {}, {}, (3 if residual else 2, 0 if g is None and early_dx is None else 1),
+            {}, {}, (2, 0 if g is None and early_dx is None else 1),
         )  # fmt: skip
     for masked in (False, True):
         yield _build(
@@ -99,7 +100,7 @@ def _optional_arguments(label: str, layout: Layout, dtype: str) -> Iterator[Buil
     normalize, reduce, dx = (
         launch.choose(name, layout, BITS[dtype] // 8) for name in ("fwd_normalize", "bwd_reduce", "bwd_dx")
     )
-    absent = dict.fromkeys(("weight_ptr", "bias_ptr", "residual_ptr", "fixed_mean_ptr", "fixed_var_ptr"))
+    absent = dict.fromkeys(("weight_ptr", "bias_ptr", "residual_ptr", "signs_ptr", "fixed_mean_ptr", "fixed_var_ptr"))
     yield _build(
         f"normalize_cumulative-{label}", batch_norm_relu_fwd_normalize_kernel, normalize, dtype,
         absent | {"x_ptr": dtype, "y_ptr": dtype, "stats_ptr": "fp32", "partials_ptr": "fp32",
@@ -108,7 +109,7 @@ def _optional_arguments(label: str, layout: Layout, dtype: str) -> Iterator[Buil
     )  # fmt: skip
     yield _build(
         f"reduce_input_only-{label}", batch_norm_relu_bwd_reduce_kernel, reduce, dtype,
-        {"x_ptr": dtype, "y_ptr": None, "dy_ptr": dtype, "g_ptr": None, "dx_ptr": dtype, "stats_ptr": "fp32",
+        {"x_ptr": dtype, "signs_ptr": None, "dy_ptr": dtype, "g_ptr": None, "dx_ptr": dtype, "stats_ptr": "fp32",
          "partials_ptr": None, "weight_ptr": dtype, "bias_ptr": dtype},
         {}, {}, (2, 1),
     )  # fmt: skip

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from initbench_kernels.batch_norm_relu.layout import dense, like
+from initbench_kernels.batch_norm_relu.signs import num_bytes
 
 
 def _forward(
@@ -25,8 +26,9 @@ def _forward(
     num_batches_tracked: Tensor | None,
     momentum: float | None,
     eps: float,
-) -> tuple[Tensor, Tensor]:
-    """Run `launch.forward` on tensors of any strides."""
+    save_signs: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Run `launch.forward` on tensors of any strides; signs that are not to be saved have no elements."""
     from initbench_kernels.batch_norm_relu import launch
 
     x = dense(x)
@@ -34,15 +36,17 @@ def _forward(
     weight, bias, fixed_mean, fixed_var = (
         None if p is None else p.contiguous() for p in (weight, bias, fixed_mean, fixed_var)
     )
-    return launch.forward(
-        x, residual, weight, bias, fixed_mean, fixed_var, running_mean, running_var, num_batches_tracked, momentum, eps
-    )
+    y, stats, signs = launch.forward(
+        x, residual, weight, bias, fixed_mean, fixed_var, running_mean, running_var, num_batches_tracked, momentum, eps,
+        save_signs,
+    )  # fmt: skip
+    return y, stats, x.new_empty(0, dtype=torch.uint8) if signs is None else signs
 
 
 def _backward(
     dy: Tensor,
     x: Tensor,
-    y: Tensor | None,
+    signs: Tensor | None,
     weight: Tensor | None,
     bias: Tensor | None,
     stats: Tensor,
@@ -54,9 +58,8 @@ def _backward(
     from initbench_kernels.batch_norm_relu import launch
 
     x = dense(x)
-    y = None if y is None else like(y, x)
     weight, bias = (None if p is None else p.contiguous() for p in (weight, bias))
-    results = launch.backward(like(dy, x), x, y, weight, bias, stats, training, need_dx, need_dparams)
+    results = launch.backward(like(dy, x), x, signs, weight, bias, stats, training, need_dx, need_dparams)
     dx, dparams, dresidual = (x.new_empty(0) if t is None else t for t in results)
     return dx, dparams, dresidual
 
@@ -68,7 +71,7 @@ forward_operator = torch.library.custom_op(
     schema=(
         "(Tensor x, Tensor? residual, Tensor? weight, Tensor? bias, Tensor? fixed_mean, Tensor? fixed_var, "
         "Tensor(a!)? running_mean, Tensor(b!)? running_var, Tensor(c!)? num_batches_tracked, "
-        "float? momentum, float eps) -> (Tensor, Tensor)"
+        "float? momentum, float eps, bool save_signs) -> (Tensor, Tensor, Tensor)"
     ),
 )
 
@@ -77,22 +80,24 @@ backward_operator = torch.library.custom_op(
     _backward,
     mutates_args=(),
     schema=(
-        "(Tensor dy, Tensor x, Tensor? y, Tensor? weight, Tensor? bias, Tensor stats, bool training, bool need_dx, "
-        "bool need_dparams) -> (Tensor, Tensor, Tensor)"
+        "(Tensor dy, Tensor x, Tensor? signs, Tensor? weight, Tensor? bias, Tensor stats, bool training, "
+        "bool need_dx, bool need_dparams) -> (Tensor, Tensor, Tensor)"
     ),
 )
 
 
 @forward_operator.register_fake
-def _forward_fake(x: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(dense(x)), x.new_empty(2, x.shape[1], dtype=torch.float32)
+def _forward_fake(x: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
+    x, save_signs = dense(x), args[-1]
+    stats = x.new_empty(2, x.shape[1], dtype=torch.float32)
+    return torch.empty_like(x), stats, x.new_empty(num_bytes(x) if save_signs else 0, dtype=torch.uint8)
 
 
 @backward_operator.register_fake
 def _backward_fake(
     dy: Tensor,
     x: Tensor,
-    y: Tensor | None,
+    signs: Tensor | None,
     weight: Tensor | None,
     bias: Tensor | None,
     stats: Tensor,
@@ -105,7 +110,7 @@ def _backward_fake(
     return (
         torch.empty_like(x) if need_dx else x.new_empty(0),
         x.new_empty(2, x.shape[1], dtype=dtype) if need_dparams else x.new_empty(0),
-        torch.empty_like(x) if y is not None else x.new_empty(0),
+        torch.empty_like(x) if signs is not None else x.new_empty(0),
     )
 
 
@@ -124,7 +129,7 @@ def _observed(x: Tensor) -> bool:
     )
 
 
-def forward(x: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
+def forward(x: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Run the forward pass; arguments as in `launch.forward`, of any strides."""
     if _observed(x):
         return forward_operator(x, *args)

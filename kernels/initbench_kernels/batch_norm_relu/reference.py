@@ -156,7 +156,7 @@ def gradients(
 
 
 def masked(dy: Tensor, judged: Tensor) -> Tensor:
-    """Return `dy` in the arithmetic's dtype, 0 where `judged`, the pre-activation or the output, is <= 0.
+    """Return `dy` in the arithmetic's dtype, 0 where `judged`, the pre-activation or the sign of the output, is <= 0.
 
     As in torch.relu: 0 passes no gradient, and NaN does.
     """

@@ -28,20 +28,25 @@ def tile_count(rows, width_units, ALIGN: tl.constexpr, BLOCK_N: tl.constexpr, BL
 
 
 @triton.jit
+def corner_of(tile, rows, BLOCK_N: tl.constexpr, BLOCK_L: tl.constexpr):
+    """Return row and column of the tile's first element in its block (int32): tiles run along the rows first."""
+    row_tiles = tl.cdiv(rows, BLOCK_N)
+    return (tile % row_tiles) * BLOCK_N, (tile // row_tiles) * BLOCK_L
+
+
+@triton.jit
 def tile_at(
     tile, block, rows, row_units, width_units, tail_units,
     ALIGN: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_L: tl.constexpr, CHANNEL_OF: tl.constexpr,
 ):  # fmt: skip
     """Return element offsets (int64) and validity of a block's tile, each [BLOCK_N, BLOCK_L].
 
-    Tiles run along the rows first. Either a plane fits one tile or every tile is full along the rows, so a lane once
+    Either a plane fits one tile or every tile is full along the rows, so a lane once
     invalid stays invalid: `valid_steps` and the Welford update count on it.
     """
     row_stride = row_units.to(tl.int64) * ALIGN
     width = width_units.to(tl.int64) * ALIGN
-    row_tiles = tl.cdiv(rows, BLOCK_N)
-    row = (tile % row_tiles) * BLOCK_N
-    column = (tile // row_tiles) * BLOCK_L
+    row, column = corner_of(tile, rows, BLOCK_N, BLOCK_L)
     start = block.to(tl.int64) * width
     limit = tl.minimum(width, row_stride - start)
     lane_n = tl.arange(0, BLOCK_N)[:, None]
@@ -51,6 +56,45 @@ def tile_at(
     if CHANNEL_OF == "mod":
         mask = mask & ((lane_n < rows - row - 1) | (lane_l < tail_units * ALIGN))
     return offsets, mask
+
+
+@triton.jit
+def signs_at(
+    tile, block, rows, row_units, width_units, tail_units,
+    ALIGN: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_L: tl.constexpr, CHANNEL_OF: tl.constexpr,
+):  # fmt: skip
+    """Return offsets (int64) and validity of the bytes with the signs of a block's tile, each [BLOCK_N, BLOCK_L // 8].
+
+    Each block starts a new byte in each row: no two programs share one. `signs` says the same without tiles.
+    """
+    width = width_units.to(tl.int64) * ALIGN
+    whole_blocks = row_units // width_units
+    rest = (row_units - whole_blocks * width_units) * ALIGN
+    block_bytes = tl.cdiv(width, 8)
+    row_bytes = whole_blocks * block_bytes + tl.cdiv(rest, 8)
+    row, column = corner_of(tile, rows, BLOCK_N, BLOCK_L)
+    limit = tl.minimum(width, row_units.to(tl.int64) * ALIGN - block * width)
+    lane_n = tl.arange(0, BLOCK_N)[:, None]
+    lane_byte = tl.arange(0, BLOCK_L // 8)[None, :]
+    offsets = (row * row_bytes + block * block_bytes + column // 8) + lane_n * row_bytes + lane_byte
+    mask = (lane_n < rows - row) & (lane_byte * 8 < limit - column)
+    if CHANNEL_OF == "mod":
+        mask = mask & ((lane_n < rows - row - 1) | (lane_byte * 8 < tail_units * ALIGN))
+    return offsets, mask
+
+
+@triton.jit
+def pack_signs(passes, BLOCK_N: tl.constexpr, BLOCK_L: tl.constexpr):
+    """Return a tile of booleans [BLOCK_N, BLOCK_L] as bytes [BLOCK_N, BLOCK_L // 8], the first lane lowest."""
+    bits = tl.reshape(passes.to(tl.int32), [BLOCK_N, BLOCK_L // 8, 8])
+    return tl.sum(bits << tl.arange(0, 8)[None, None, :], 2).to(tl.uint8)
+
+
+@triton.jit
+def unpack_signs(signs, BLOCK_N: tl.constexpr, BLOCK_L: tl.constexpr):
+    """Return what `pack_signs` packed, as booleans [BLOCK_N, BLOCK_L]."""
+    bits = (signs.to(tl.int32)[:, :, None] >> tl.arange(0, 8)[None, None, :]) & 1
+    return tl.reshape(bits, [BLOCK_N, BLOCK_L]) != 0
 
 
 @triton.jit

@@ -25,6 +25,8 @@ MAX_MATCH = 8192
 MAX_GROUP = 32
 # The smallest tile: a block of several small planes may be that wide.
 MIN_ELEMENTS = 1024
+# Planes of so many elements are blocks of their own.
+MIN_PLANE = 512
 # Programs of the second launch each read every partial of their channels: this many channels x splits at most.
 MAX_PARTIALS = 4096
 MIN_SPLITS = 128
@@ -68,6 +70,14 @@ class Tiling:
         """Number of tiles per block."""
         return -(-self.rows // self.block_n) * -(-self.width // self.block_l)
 
+    @property
+    def sign_bytes(self) -> int:
+        """Bytes of the signs of all elements, as the kernels lay them out (`tile_kernels.signs_at`)."""
+        block_bytes = -(-self.width // 8)
+        row_bytes = self.row_stride // self.width * block_bytes + -(-(self.row_stride % self.width) // 8)
+        last_row = -(-self.tail // 8) if self.tail < self.row_stride else row_bytes
+        return (self.rows - 1) * row_bytes + last_row
+
     def split(self, programs: int, *, merged: bool) -> tuple[int, int]:
         """Share the tiles of each block out.
 
@@ -105,15 +115,18 @@ def _rows(layout: Layout, elements: int) -> Tiling:
 
 
 def _folded(layout: Layout, elements: int) -> Tiling:
-    """Channels last, few channels: fold the most rows that fit into 128 or 256 lanes, aligned rows first."""
+    """Channels last, few channels: fold the most rows that fit into 128 or 256 lanes, in multiples of 8 elements."""
     rows, channels, _ = layout
     total = rows * channels
-
-    def rate(fold: int, lanes: int) -> tuple[int, float, int]:
-        return _align(fold * channels, total), fold * channels / lanes, -lanes
-
-    options = [(rate(fold, lanes), fold, lanes) for lanes in (128, 256) for fold in range(1, lanes // channels + 1)]
-    _, fold, block_l = max(option for option in options if option[1] <= rows)
+    # Fewer rows than that are folded into one.
+    step = min(rows, MAX_ALIGN // _align(channels))
+    options = [
+        (fold * channels / lanes, -lanes, fold)
+        for lanes in (128, 256)
+        for fold in range(step, min(rows, lanes // channels) + 1, step)
+    ]
+    _, negative_lanes, fold = max(options)
+    block_l = -negative_lanes
     width = fold * channels
     folded_rows = -(-total // width)
     tail = total - (folded_rows - 1) * width
@@ -123,8 +136,22 @@ def _folded(layout: Layout, elements: int) -> Tiling:
     )  # fmt: skip
 
 
+def group_step(channels: int, inner: int) -> int:
+    """Return the fewest channels whose planes together are a multiple of 8 elements, or all channels; may be symbolic.
+
+    0 where they do not fit the smallest tile.
+    """
+    # 8 / gcd(8, inner). A branch would make torch.compile, given symbolic sizes, compile again for each remainder.
+    step = 1 + sum(8 // m * ((inner % m + m - 1) // m) for m in (2, 4, 8))
+    step = min(step, channels)
+    return step if step * inner <= MIN_ELEMENTS else 0
+
+
 def _grouped(layout: Layout, elements: int) -> Tiling:
-    """Planes smaller than a tile: the group of channels with the widest accesses, then the fullest lanes."""
+    """Planes smaller than a tile: the group of channels with the widest accesses, then the fullest lanes.
+
+    A group is a multiple of 8 elements, or all channels; where neither fits, as many channels as do.
+    """
     rows, channels, inner = layout
     row_stride = channels * inner
 
@@ -136,7 +163,11 @@ def _grouped(layout: Layout, elements: int) -> Tiling:
         lanes = max(128, _power_of_two(group * inner))
         return lanes <= MIN_ELEMENTS and lanes * _power_of_two(group) <= MAX_MATCH
 
-    group = max(filter(fits, range(1, min(channels, MAX_GROUP) + 1)), key=rate)
+    def whole(group: int) -> bool:
+        return group * inner % MAX_ALIGN == 0 or group == channels
+
+    groups = range(1, min(channels, MAX_GROUP) + 1)
+    group = max(filter(whole, filter(fits, groups)), key=rate) if group_step(channels, inner) else MIN_ELEMENTS // inner
     width = group * inner
     block_l = max(128, _power_of_two(width))
     return Tiling(
@@ -167,4 +198,4 @@ def tiling_of(layout: Layout, elements: int) -> Tiling:
     """Cut a layout into tiles of about `elements` (a power of two, at least MIN_ELEMENTS) elements."""
     if layout.inner == 1:
         return (_folded if layout.channels <= MAX_GROUP else _rows)(layout, elements)
-    return (_grouped if layout.inner < 512 else _planes)(layout, elements)
+    return (_grouped if layout.inner < MIN_PLANE else _planes)(layout, elements)

@@ -76,7 +76,14 @@ def test_agrees_with_float64(name: str, dtype: torch.dtype, training: bool) -> N
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-@pytest.mark.parametrize("name", ["rows_65536_of_256", "resnet_last", "resnet_stem_channels_last", "rows_880802_of_3"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "rows_65536_of_256", "resnet_last", "resnet_stem_channels_last", "rows_880802_of_3",
+        # Planes and rows that start new bytes of signs.
+        "odd_planes", "rows_4096_of_411",
+    ],
+)  # fmt: skip
 def test_residual(name: str, training: bool) -> None:
     """With a residual addition."""
     shape, memory = LARGE[name]
