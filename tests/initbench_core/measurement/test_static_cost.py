@@ -67,7 +67,7 @@ def test_traffic_records() -> None:
         "forward_residual": (4 * bf16, 2),
         "backward_train": (5 * bf16, 2),
         "backward_eval": (3 * bf16, 2),
-        "backward_residual": (7 * bf16, 2),
+        "backward_residual": (6 * bf16, 2),
         "random_fill": (fp32, 1),
     }
     assert len(records) == 20
