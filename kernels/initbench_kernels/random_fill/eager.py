@@ -4,6 +4,7 @@ Small tensors of one distribution share a chunk, so that thousands of them do no
 """
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -27,11 +28,15 @@ from initbench_kernels.random_fill.transforms import Chunk
 # Fills an int32 tensor with the words of given keys and groups, as `bits.plain_words_` does.
 WordSource = Callable[[torch.Tensor, int | torch.Tensor, int | torch.Tensor], None]
 
-# Values per chunk. CPU: torch runs an operation on so many values serially, and threads here take chunks of their own.
-# Letting torch split every operation of a larger chunk instead costs a barrier an operation: on a busy machine of two
-# cores normals then fall from 35-53 M/s to 11-45 M/s (x86-64, torch 2.15, 2026-11-22).
+# Values per chunk. CPU: threads here take chunks of their own, with one intra-op thread each (`_in_parallel`). They
+# pass Python's lock on at every operation, and who sleeps on it wakes some 50 us later: operations must be long, though
+# a chunk then leaves the second-level cache. Normals on two threads: 50 M/s at 2^15, 140 at 2^17, 150 at 2^18; where
+# torch splits every operation instead, 117 and 129 (x86-64 of two cores, torch 2.15, 2026-11-22).
 # Elsewhere: enough to keep a GPU busy within 140 MB of buffers.
-CPU_CHUNK, OTHER_CHUNK = 1 << 15, 1 << 22
+CPU_CHUNK, OTHER_CHUNK = 1 << 18, 1 << 22
+
+# A thread of its own pays from so many values on; a tensor is split among threads if each gets at least a run.
+THREAD_SHARE, THREAD_RUN = 1 << 17, 1 << 15
 
 # A uniform needs no buffers where torch draws it in place. Its operator is serial at any length, so a thread here may
 # take more of it at a time: 500 to 800 M/s on two threads from 2^17 on, 400 to 500 at 2^15 (as above).
@@ -76,7 +81,7 @@ def _threads(device: torch.device, total: int) -> int:
     """Return how many threads to use: none beside this one where their start would cost more than they save."""
     if device.type != "cpu":
         return 1
-    return max(1, min(torch.get_num_threads(), MAX_THREADS, total // (4 * _chunk_size(device))))
+    return max(1, min(torch.get_num_threads(), MAX_THREADS, total // THREAD_SHARE))
 
 
 @torch.no_grad()
@@ -116,12 +121,19 @@ def _in_parallel(threads: int, work: Callable[[int], None]) -> None:
         with torch.no_grad(), torch.inference_mode(inference):
             work(part)
 
-    # A pool starts a thread when work is handed in, and none for none.
-    with ThreadPoolExecutor(MAX_THREADS) as pool:
-        others = [pool.submit(elsewhere, part) for part in range(1, threads)]
-        work(0)
-        for other in others:
-            other.result()
+    # torch would split every long operation of each thread once more: more threads than cores, waiting at barriers.
+    # The number belongs to the calling thread, and to threads that run their first operation while it stands.
+    intra_op_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        # A pool starts a thread when work is handed in, and none for none.
+        with ThreadPoolExecutor(MAX_THREADS) as pool:
+            others = [pool.submit(elsewhere, part) for part in range(1, threads)]
+            work(0)
+            for other in others:
+                other.result()
+    finally:
+        torch.set_num_threads(intra_op_threads)
 
 
 def _is_drawn_in_place(region: Region) -> bool:
@@ -169,7 +181,7 @@ def _fill_region(keyed: _Keyed, packer: "_Packer", index: int, part: int, thread
     region, key = keyed
     tensor = region.tensor
     is_run = region.strides == contiguous_strides(tensor.shape)
-    is_shared = is_run and tensor.is_contiguous() and tensor.numel() >= threads * packer.size
+    is_shared = is_run and tensor.is_contiguous() and tensor.numel() >= threads * THREAD_RUN
     if not is_shared and index % threads != part:
         return
     if is_shared:
@@ -254,12 +266,18 @@ class _Packer:
                 self.words(words, piece.key, piece.position // 4)
         else:
             self.words(chunk.words, *self._batched(pieces, counts))
-        unit = chunk.transform(pieces[0].row)
-        start = 0
-        for piece, count in zip(pieces, counts, strict=True):
-            first = start + piece.position % 4
-            _finish(unit[first : first + piece.out.numel()], piece.row, piece.out)
-            start += 4 * count
+        row = pieces[0].row
+        unit = chunk.transform(row)
+        starts = itertools.accumulate((4 * count for count in counts[:-1]), initial=0)
+        firsts = [start + piece.position % 4 for start, piece in zip(starts, pieces, strict=True)]
+        units = [unit[first : first + piece.out.numel()] for first, piece in zip(firsts, pieces, strict=True)]
+        if len(pieces) > 1 and all(piece.row is row for piece in pieces):
+            # Layers of one shape share their numbers: one call for all of them, then one for all copies.
+            _finish(unit, row, unit)
+            torch._foreach_copy_([piece.out for piece in pieces], units)
+            return
+        for piece, part in zip(pieces, units, strict=True):
+            _finish(part, piece.row, piece.out)
 
     def _batched(self, pieces: list[_Piece], counts: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return key and index of every group of the pieces."""
