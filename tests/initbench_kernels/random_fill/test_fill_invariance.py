@@ -107,5 +107,6 @@ def test_thread_count_does_not_matter(distribution):
         for count in (1, 2, 5):
             torch.set_num_threads(count)
             assert torch.equal(filled((400_001,), distribution, "w", 3), wanted)
+            assert torch.get_num_threads() == count
     finally:
         torch.set_num_threads(threads)
