@@ -175,12 +175,30 @@ def _draw_uniforms(pieces: list[_Piece]) -> None:
     ]
     pairs = stateless_pairs([(key, group) for _, _, key, group in parts], device).unbind()
 
+    batches: list[list[int]] = []
+    room = 0
+    for i, (out, row, _, _) in enumerate(parts):
+        if out.numel() > room or row is not parts[i - 1][1]:
+            batches.append([])
+            room = UNIFORM_CHUNK
+        batches[-1].append(i)
+        room -= out.numel()
+
     def draw(part: int) -> None:
-        for (out, row, _, _), pair in zip(parts[part::threads], pairs[part::threads], strict=True):
-            stateless_uniform_(out, pair)
-            _finish(out, row, out)
+        for batch in batches[part::threads]:
+            for i in batch:
+                stateless_uniform_(parts[i][0], pairs[i])
+            _finish_uniforms([parts[i][0] for i in batch], parts[batch[0]][1])
 
     _in_parallel(threads, draw)
+
+
+def _finish_uniforms(units: list[torch.Tensor], row: Parameters) -> None:
+    """As `_finish` in place, with a call an operation for all tensors instead of for each."""
+    torch._foreach_mul_(units, row.scale)
+    torch._foreach_add_(units, row.shift)
+    torch._foreach_clamp_min_(units, row.floor)
+    torch._foreach_clamp_max_(units, row.ceiling)
 
 
 def _fill_group(group: list[_Keyed], words: WordSource, total: int, threads: int, part: int) -> None:
