@@ -101,7 +101,8 @@ def run(
     """Run experiments, record every trial, draw the figures and write the report.
 
     An interrupted run continues where it stopped when the same command is given again. A trial that raises, hangs,
-    crashes or runs out of memory is recorded as failed, and the others run; the same command tries it again.
+    crashes or runs out of memory is recorded as failed, and the others run; the same command tries it again. A
+    configuration that cannot be built ends the run: it must be put right.
 
     Exit codes: 0 all is recorded, 2 an argument, a file or the data must be put right, 3 some trials failed,
     130 interrupted, 143 terminated.

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from initbench_core import catalogue, environment
-from initbench_core.errors import MissingDataError, TrialsFailedError, UserError
+from initbench_core.errors import ConfigError, MissingDataError, TrialsFailedError, UserError
 from initbench_core.execution.options import Options
 from initbench_core.execution.place import Place, Places
 from initbench_core.experiments import Experiment
@@ -41,8 +41,8 @@ def run_experiments(
     """Run `experiments` and leave records, figures and the report in `out`; arguments as the command line's.
 
     Raises:
-        UserError: an argument that cannot be met (before anything is measured), data or a checkpoint that cannot be
-            read, or a refusal to write.
+        UserError: an argument that cannot be met (before anything is measured), a configuration that cannot be built,
+            data or a checkpoint that cannot be read, or a refusal to write.
         TrialsFailedError: all ran, and some trials failed.
     """
     data = DataSource(data_dir, download, dataset)
@@ -76,6 +76,8 @@ def run_experiments(
                 except MissingDataError as error:
                     missing.append(f"{experiment.name}: {error}")
                     continue
+                except ConfigError as error:
+                    raise ConfigError(f"{experiment.name}: {error}") from error
                 if records.failed:
                     failed.append(f"{len(records.failed)} of {experiment.name}")
             if len(missing) == len(experiments):
