@@ -15,7 +15,7 @@ from initbench_core.presentation.progress import Progress
 from initbench_core.presentation.report import write_report
 from initbench_core.records.files import make_folder
 from initbench_core.records.folder import ResultsFolder, RunName
-from initbench_core.records.store import RecordFile
+from initbench_core.records.store import RecordFile, read
 from initbench_core.training.data import DATASETS, DataSource, described
 from initbench_core.training.setting import PROFILES, SEEDS, Setting
 from initbench_core.training.sweep import is_recorded, sweep
@@ -70,6 +70,10 @@ def run_experiments(
         missing: list[str] = []
         failed: list[str] = []
         with folder.lock(), progress:
+            if not fresh:
+                # Records of another schema end the run: better now than when their experiment's turn comes.
+                for experiment, place in zip(experiments, where, strict=True):
+                    read(folder.records(RunName(experiment.name, profile, place.device_slug)))
             for experiment, place in zip(experiments, where, strict=True):
                 try:
                     records = _run(experiment, place, folder, setting, options, progress, checkpoints, fresh=fresh)
