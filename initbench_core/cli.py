@@ -142,7 +142,7 @@ def run(
 def plot(experiments: Names = None, out: Out = Path("results")) -> None:
     """Draw the figures again from the records."""
     from initbench_core import catalogue
-    from initbench_core.presentation.figures import draw_figures
+    from initbench_core.presentation.figures import draw_figures, why_none
     from initbench_core.records.folder import ResultsFolder
 
     chosen = experiments or catalogue.names()
@@ -150,8 +150,8 @@ def plot(experiments: Names = None, out: Out = Path("results")) -> None:
         catalogue.find(name)
     with ResultsFolder(out).existing() as folder:
         paths = draw_figures(folder, chosen, catalogue.find)
-    if not paths:
-        raise UserError(f"no finished run of {', '.join(chosen)} in {out}: run it first")
+        if not paths:
+            raise UserError(why_none(folder, chosen))
     for path in paths:
         typer.echo(path)
 
