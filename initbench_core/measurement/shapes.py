@@ -42,7 +42,7 @@ class Shape:
     @property
     def num_bytes(self) -> int:
         """Size of the tensor."""
-        return torch.Size(self.sizes).numel() * getattr(torch, self.dtype).itemsize
+        return math.prod(self.sizes) * getattr(torch, self.dtype).itemsize
 
     def __str__(self) -> str:
         """Return a label that `parse` reads: "128x64x56x56 bfloat16 channels_last"."""
