@@ -101,7 +101,8 @@ def run(
     """Run experiments, record every trial, draw the figures and write the report.
 
     An interrupted run continues where it stopped when the same command is given again. A trial that raises, hangs,
-    crashes or runs out of memory is recorded as failed, and the others run; the same command tries it again.
+    crashes or runs out of memory is recorded as failed, and the others run; the same command tries it again. A
+    configuration that cannot be built ends the run: it must be put right.
 
     Exit codes: 0 all is recorded, 2 an argument, a file or the data must be put right, 3 some trials failed,
     130 interrupted, 143 terminated.
@@ -141,7 +142,7 @@ def run(
 def plot(experiments: Names = None, out: Out = Path("results")) -> None:
     """Draw the figures again from the records."""
     from initbench_core import catalogue
-    from initbench_core.presentation.figures import draw_figures
+    from initbench_core.presentation.figures import draw_figures, why_none
     from initbench_core.records.folder import ResultsFolder
 
     chosen = experiments or catalogue.names()
@@ -149,8 +150,8 @@ def plot(experiments: Names = None, out: Out = Path("results")) -> None:
         catalogue.find(name)
     with ResultsFolder(out).existing() as folder:
         paths = draw_figures(folder, chosen, catalogue.find)
-    if not paths:
-        raise UserError(f"no finished run of {', '.join(chosen)} in {out}: run it first")
+        if not paths:
+            raise UserError(why_none(folder, chosen))
     for path in paths:
         typer.echo(path)
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from initbench_core import catalogue, environment
-from initbench_core.errors import MissingDataError, TrialsFailedError, UserError
+from initbench_core.errors import ConfigError, MissingDataError, TrialsFailedError, UserError
 from initbench_core.execution.options import Options
 from initbench_core.execution.place import Place, Places
 from initbench_core.experiments import Experiment
@@ -15,7 +15,7 @@ from initbench_core.presentation.progress import Progress
 from initbench_core.presentation.report import write_report
 from initbench_core.records.files import make_folder
 from initbench_core.records.folder import ResultsFolder, RunName
-from initbench_core.records.store import RecordFile
+from initbench_core.records.store import RecordFile, read
 from initbench_core.training.data import DATASETS, DataSource, described
 from initbench_core.training.setting import PROFILES, SEEDS, Setting
 from initbench_core.training.sweep import is_recorded, sweep
@@ -41,8 +41,8 @@ def run_experiments(
     """Run `experiments` and leave records, figures and the report in `out`; arguments as the command line's.
 
     Raises:
-        UserError: an argument that cannot be met (before anything is measured), data or a checkpoint that cannot be
-            read, or a refusal to write.
+        UserError: an argument that cannot be met (before anything is measured), a configuration that cannot be built,
+            data or a checkpoint that cannot be read, or a refusal to write.
         TrialsFailedError: all ran, and some trials failed.
     """
     data = DataSource(data_dir, download, dataset)
@@ -70,12 +70,18 @@ def run_experiments(
         missing: list[str] = []
         failed: list[str] = []
         with folder.lock(), progress:
+            if not fresh:
+                # Records of another schema end the run: better now than when their experiment's turn comes.
+                for experiment, place in zip(experiments, where, strict=True):
+                    read(folder.records(RunName(experiment.name, profile, place.device_slug)))
             for experiment, place in zip(experiments, where, strict=True):
                 try:
                     records = _run(experiment, place, folder, setting, options, progress, checkpoints, fresh=fresh)
                 except MissingDataError as error:
                     missing.append(f"{experiment.name}: {error}")
                     continue
+                except ConfigError as error:
+                    raise ConfigError(f"{experiment.name}: {error}") from error
                 if records.failed:
                     failed.append(f"{len(records.failed)} of {experiment.name}")
             if len(missing) == len(experiments):

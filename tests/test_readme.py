@@ -47,6 +47,26 @@ def test_its_speed_table_is_made_from_the_records(tmp_path: Path) -> None:
     assert readme.filled(README, "speed", table) == README
 
 
+def test_damaged_records_fill_no_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A line that cannot be read would shrink the table silently."""
+    file = tmp_path / "README.md"
+    file.write_text(README)
+    results = tmp_path / "results"
+    (results / "runs").mkdir(parents=True)
+    for name in (f"{readme.SPEED}.jsonl", f"{readme.SPEED}.manifest.json"):
+        (results / "runs" / name).write_bytes((ROOT / "results" / "runs" / name).read_bytes())
+    records = results / "runs" / f"{readme.SPEED}.jsonl"
+    records.write_text(records.read_text().replace("128x128", "128x127", 1))
+    monkeypatch.setattr(readme, "README", file)
+    monkeypatch.setattr(readme, "story_tables", lambda folder: "")
+    monkeypatch.setattr(sys, "argv", ["readme", "--out", str(results)])
+    assert readme.main() == 2
+    assert "is damaged in 1 of its lines" in capsys.readouterr().err
+    assert file.read_text() == README
+
+
 def test_a_table_is_put_between_its_marks() -> None:
     text = "a\n<!-- speed: from x -->\nold\n<!-- end of speed -->\nb\n"
     assert readme.filled(text, "speed", "| new |") == (

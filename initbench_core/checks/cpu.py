@@ -13,6 +13,7 @@ import sys
 
 import torch
 
+from initbench_core.checks.arguments import check_fits, check_positive
 from initbench_core.errors import UserError
 from initbench_core.measurement.memory import peak_bytes
 from initbench_core.measurement.shapes import Shape, parse
@@ -22,6 +23,9 @@ from initbench_core.networks.implementations import BASELINE, available, impleme
 
 # 1 MB and more.
 SHAPES = ("4096x64", "1024x256", "65536x18", "4096x1024", "262144x3", "65536x64", "16384x512", "262144x64")
+
+# Of the shape's size, held at least: the input, the result and the gradients of both.
+TENSORS = 4
 
 
 def peak_activations(name: str, shape: Shape) -> float:
@@ -66,7 +70,11 @@ def main() -> int:
     try:
         if (missing := available(options.implementation, "cpu")) is not None:
             raise UserError(f"{options.implementation} cannot run here: {missing}")
-        return 0 if measure([parse(text) for text in options.shapes], options.implementation, options.rounds) else 1
+        check_positive(options, "rounds")
+        shapes = [parse(text) for text in options.shapes]
+        for shape in shapes:
+            check_fits(f"shape {str(shape)!r}", TENSORS * shape.num_bytes)
+        return 0 if measure(shapes, options.implementation, options.rounds) else 1
     except UserError as error:
         print(f"checks.cpu: {error}", file=sys.stderr)
         return 2

@@ -13,6 +13,7 @@ import sys
 import torch
 from torch import nn
 
+from initbench_core.checks.arguments import check_fits, check_positive
 from initbench_core.environment import choose_device, device_name
 from initbench_core.errors import UserError
 from initbench_core.measurement.timing import Estimate, estimate, paired_times_ms
@@ -67,6 +68,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--depth", type=int, default=3)
     options = parser.parse_args(arguments)
     try:
+        check_positive(options, "threads", "rounds", "epochs", "seeds", "width", "depth")
+        # Each network's hidden weights, their gradients and momenta; what a GPU cannot hold either.
+        weights = options.seeds * (784 + (options.depth - 1) * options.width) * options.width
+        check_fits(f"{options.seeds} networks of width {options.width} and depth {options.depth}", 3 * 4 * weights)
         device = choose_device(options.device)
         data = digits()
     except UserError as error:

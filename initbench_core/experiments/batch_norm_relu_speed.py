@@ -7,10 +7,11 @@ Each trial is one shape: every implementation is checked against the reference, 
 of them and a copy of the same bytes take turns (A B C, B C A, ...). What is timed is the call from Python, wrapper
 included, with warm-up and compilation before it; on CUDA between events on the stream, with the L2 cache flushed. A
 sample on the CPU repeats its call for 5 ms. Speed-ups are medians of the ratios within rounds with 95% bootstrap
-intervals; one that includes 1 is called parity. Bandwidths count the bytes that a fused pass must move (evaluation one
-read and one write of the tensor, training forward 2 + 1, backward 4 + 1), whatever an implementation moves, and the
-floor is the copy's time for as many bytes. Seconds of the first call include compilation, with torch's disk caches off.
-A compiled graph frees its buffers as it runs, so its backward pass cannot be timed alone.
+intervals; one that includes 1 is called parity. So are geometric means over shapes, for which rounds are drawn again
+within each shape: they tell of these shapes, not of others. Bandwidths count the bytes that a fused pass must move
+(evaluation one read and one write of the tensor, training forward 2 + 1, backward 4 + 1), whatever an implementation
+moves, and the floor is the copy's time for as many bytes. Seconds of the first call include compilation, with torch's
+disk caches off. A compiled graph frees its buffers as it runs, so its backward pass cannot be timed alone.
 
 Expected: on the CPU the eager backend saves one pass over the tensor by its ReLU in place: fwd_bwd at least 1.1 times
 as fast (geometric mean over tensors of 1 MB and more), none below 0.97. On CUDA 2 times, with the passes at most 10%
@@ -32,6 +33,7 @@ from initbench_core.measurement.timing import default_algorithms
 from initbench_core.measurement.workload import PASSES, Workload
 from initbench_core.networks.implementations import BASELINE, IMPLEMENTATIONS, forget_compiled
 from initbench_core.presentation import speed, speed_plots
+from initbench_core.presentation.statistics import ratio_text
 from initbench_core.records.frame import tidy
 from initbench_core.records.schema import Emission, Note, Record, scalar
 from initbench_core.training.setting import Setting
@@ -153,7 +155,7 @@ def _rows(records: Sequence[Record]) -> pd.DataFrame:
 
 def table(records: Sequence[Record]) -> pd.DataFrame:
     """A row per shape, pass and implementation."""
-    return _rows(records).rename(columns={"case": "shape"})
+    return _rows(records).drop(columns="ratios").rename(columns={"case": "shape"})
 
 
 def summary(records: Sequence[Record]) -> pd.DataFrame:
@@ -182,33 +184,44 @@ def findings(records: Sequence[Record]) -> Iterator[str]:
         if group.empty:
             continue
         parts = [
-            f"{speed_plots.PASS_TITLES[p]} {speed.geometric_mean(part['speed-up']):.2f} ({speed.tally(part)})"
+            f"{speed_plots.PASS_TITLES[p]} {ratio_text(speed.mean_speedup(part))}, {speed.tally(part)}"
             for p, part in ((p, group[group["pass"] == p]) for p in PASSES)
             if len(part)
         ]
         yield f"{row.title} against eager PyTorch, geometric means over shapes: {'; '.join(parts)}."
         real = whole[(whole["implementation"] == name) & (whole["occurrences"] > 0)]
         if len(real):
-            mean = speed.geometric_mean(real["speed-up"], real["occurrences"])
+            mean = speed.mean_speedup(real, real["occurrences"])
             yield (
                 f"{row.title} at shapes of real networks, weighted by their {real['occurrences'].sum()} layers: "
-                f"forward and backward {mean:.2f} times as fast as eager."
+                f"forward and backward, times as fast as eager, {ratio_text(mean)}."
             )
         if row.compiled:
             yield f"A first call with {row.title} takes {group[FIRST_CALL].median():.1f} s (median)."
-    reasons = [f"{name}: {reason}" for name, reason in _left_out(records).items()]
+    yield from _not_measured(rivals, records)
+
+
+def _not_measured(rivals: pd.DataFrame, records: Sequence[Record]) -> Iterator[str]:
+    """What is missing altogether, and what is missing at some shapes."""
+    counts, left_out = rivals.groupby("implementation")["case"].nunique(), _left_out(records)
+    reasons = [f"{name}: {reason}" for name, reason in left_out.items() if name not in counts]
     yield f"Not measured: {'; '.join(reasons) or 'nothing'}."
+    partly = [
+        f"{name} at {counts[name]} of {len(records)} ({reason})" for name, reason in left_out.items() if name in counts
+    ]
+    if partly:
+        yield f"Not at every shape: {'; '.join(partly)}."
 
 
 def _judged(large: pd.DataFrame, own: str, goal: float, least: float) -> Iterator[str]:
     if large.empty:
         return
-    mean, worst = speed.geometric_mean(large["speed-up"]), large.sort_values("speed-up").iloc[0]
+    mean, worst = speed.mean_speedup(large), large.sort_values("speed-up").iloc[0]
     short, open_ = (large["high"] < least).sum(), ((large["low"] <= least) & (large["high"] >= least)).sum()
     yield (
-        f"{IMPLEMENTATIONS[own].title}: forward and backward {mean:.2f} times as fast as eager PyTorch, geometric mean "
-        f"of {len(large)} shapes of 1 MB and more (target {goal}: {'met' if mean >= goal else 'missed'}). Lowest at "
-        f"{worst['case']}: {speed.ratio(worst)}; below {least}: {short}, undecided: {open_} (target: none)."
+        f"{IMPLEMENTATIONS[own].title}: forward and backward, times as fast as eager PyTorch, {ratio_text(mean)}, "
+        f"geometric mean of {len(large)} shapes of 1 MB and more (target {goal}: {speed.against(mean, goal)}). Lowest "
+        f"at {worst['case']}: {speed.ratio(worst)}; below {least}: {short}, undecided: {open_} (target: none)."
     )
 
 

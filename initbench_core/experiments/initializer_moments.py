@@ -25,9 +25,9 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from initbench_core.networks.activations import ACTIVATIONS
+from initbench_core.networks.activations import ACTIVATIONS, activation_function
 from initbench_core.networks.fans import layer_fans
-from initbench_core.networks.initializers import SCHEMES, Distribution, distribution, fill_weight_
+from initbench_core.networks.initializers import SCHEMES, Distribution, distribution, fill_weight_, parse_scheme
 from initbench_core.presentation import plots
 from initbench_core.records.frame import tidy
 from initbench_core.records.schema import Emission, Measurement, Record
@@ -81,7 +81,7 @@ def run(config: Config, setting: Setting) -> Iterator[Emission]:
 
 def _moments(config: Config, layer: Layer) -> Iterator[Emission]:
     fans = layer_fans(layer)
-    uses_gain = config.scheme == LECTURE or SCHEMES[config.scheme].uses_gain
+    uses_gain = config.scheme == LECTURE or parse_scheme(config.scheme)[0].uses_gain
     gains = list(ACTIVATIONS) if uses_gain else ["linear"]
     shape = layer.weight.shape
     # Entries are independent, so many fills of a small layer are one fill of a layer with more rows.
@@ -124,7 +124,7 @@ def _histogram(config: Config, layer: Layer) -> Iterator[Emission]:
     nn.init.zeros_(layer.bias)
     x = torch.randn(1, 784, device=layer.weight.device)
     with torch.no_grad():
-        a = ACTIVATIONS[config.activation](layer(x))
+        a = activation_function(config.activation)(layer(x))
     edges = np.histogram_bin_edges(torch.cat([x, a], dim=1).cpu().numpy(), bins=48)
     centers = ((edges[1:] + edges[:-1]) / 2).tolist()
     for name, values in (("input_count", x), ("output_count", a)):

@@ -29,3 +29,28 @@ def bootstrap_interval(
     chosen = np.random.default_rng(seed).integers(n, size=(resamples, n))
     low, high = np.quantile(statistic(*(sample[chosen] for sample in samples)), [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def stratified_interval(
+    strata: Sequence[np.ndarray],
+    within: Callable[[np.ndarray], np.ndarray],
+    across: Callable[[np.ndarray], np.ndarray],
+    *,
+    level: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Return the percentile interval of a statistic over strata that were sampled apart; each is drawn again apart.
+
+    Args:
+        strata: float arrays [n], each of its own length.
+        within: maps [resamples, n] of one stratum to its statistic, [resamples].
+        across: maps those of all strata, [strata, resamples], to [resamples].
+        level: of confidence.
+        resamples: how many times to draw again.
+        seed: of the draws.
+    """
+    generator = np.random.default_rng(seed)
+    found = [within(s[generator.integers(len(s), size=(resamples, len(s)))]) for s in strata]
+    low, high = np.quantile(across(np.stack(found)), [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from initbench_core.errors import UserError
+from initbench_core.errors import ConfigError
 
 DTYPES = ("float32", "bfloat16", "float16")
 MEMORY = ("contiguous", "channels_last")
@@ -42,7 +42,7 @@ class Shape:
     @property
     def num_bytes(self) -> int:
         """Size of the tensor."""
-        return torch.Size(self.sizes).numel() * getattr(torch, self.dtype).itemsize
+        return math.prod(self.sizes) * getattr(torch, self.dtype).itemsize
 
     def __str__(self) -> str:
         """Return a label that `parse` reads: "128x64x56x56 bfloat16 channels_last"."""
@@ -54,18 +54,18 @@ def parse(text: str) -> Shape:
     """Return the shape of a label such as "4096x64", "4096x64 bfloat16" or "32x64x56x56 float32 channels_last".
 
     Raises:
-        UserError: the text is no shape that can be measured; the message says what is.
+        ConfigError: the text is no shape that can be measured; the message says what is.
     """
     words = text.split()
     sizes = tuple(map(int, words[0].split("x"))) if words and re.fullmatch(r"\d+(x\d+)+", words[0]) else ()
     dtype, memory = (*words[1:], *("float32", "contiguous")[len(words) - 1 :])[:2] if sizes else ("", "")
     sound = len(sizes) in (2, 4) and 0 not in sizes and len(words) <= 3 and dtype in DTYPES and memory in MEMORY
     if not sound or (memory == "channels_last" and len(sizes) != 4):
-        raise UserError(
+        raise ConfigError(
             f"no shape {text!r}: write NxC or NxCxHxW, then one of {', '.join(DTYPES)}, and for NxCxHxW channels_last"
         )
     if math.prod(sizes) == sizes[1]:
-        raise UserError(f"shape {text!r} has one value per channel: batch norm trains on two or more")
+        raise ConfigError(f"shape {text!r} has one value per channel: batch norm trains on two or more")
     return Shape(sizes, dtype, memory)
 
 
@@ -99,12 +99,12 @@ def model_layers(model: str, batch: int) -> Counter[tuple[int, ...]]:
         How many batch norms see each size.
 
     Raises:
-        UserError: torchvision has no such model.
+        ConfigError: torchvision has no such model.
     """
     from torchvision import models
 
     if model not in models.list_models(module=models):
-        raise UserError(f"no model {model!r} in torchvision: choose for example from {', '.join(REAL_MODELS)}")
+        raise ConfigError(f"no model {model!r} in torchvision: choose for example from {', '.join(REAL_MODELS)}")
     sizes: Counter[tuple[int, ...]] = Counter()
 
     def count(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:

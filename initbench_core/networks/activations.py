@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from initbench_core.errors import check_choice
+
 LEAKY_SLOPE = 0.01  # nn.LeakyReLU's default
 
 # What bounded activations approach: there they are saturated, and their slope is gone.
@@ -25,6 +27,16 @@ ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 }
 
 
+def activation_function(name: str) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return the activation of this name.
+
+    Raises:
+        ConfigError: the table has none.
+    """
+    check_choice("activation", name, ACTIVATIONS)
+    return ACTIVATIONS[name]
+
+
 class Activation(nn.Module):
     """An activation of the table as a layer."""
 
@@ -33,7 +45,7 @@ class Activation(nn.Module):
     def __init__(self, name: str) -> None:
         super().__init__()
         self.name = name
-        self.function = ACTIVATIONS[name]
+        self.function = activation_function(name)
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
         """Apply the activation elementwise; the shape and dtype of `z` stay."""

@@ -11,6 +11,8 @@ import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
+from initbench_core.errors import ConfigError
+
 # Every Conv1d..3d and ConvTranspose1d..3d is a _ConvNd.
 WEIGHT_LAYERS = (nn.Linear, _ConvNd)
 
@@ -23,9 +25,13 @@ class Fans(NamedTuple):
 
 
 def torch_fans(weight: torch.Tensor) -> Fans:
-    """Return the fans that `torch.nn.init` takes for a weight of 2 to 5 dimensions, right or wrong."""
+    """Return the fans that `torch.nn.init` takes for a weight of 2 to 5 dimensions, right or wrong.
+
+    Raises:
+        ConfigError: it has fewer.
+    """
     if weight.dim() < 2:
-        raise ValueError(f"a weight of shape {tuple(weight.shape)} has no fans: it needs at least 2 dimensions")
+        raise ConfigError(f"a weight of shape {tuple(weight.shape)} has no fans: it needs at least 2 dimensions")
     receptive_field = math.prod(weight.shape[2:])
     return Fans(weight.shape[1] * receptive_field, weight.shape[0] * receptive_field)
 
@@ -37,7 +43,7 @@ def layer_fans(layer: nn.Module) -> Fans:
     outputs on average.
 
     Raises:
-        ValueError: `layer` is none of these.
+        ConfigError: `layer` is none of these.
     """
     if isinstance(layer, nn.Linear):
         return Fans(layer.in_features, layer.out_features)
@@ -46,4 +52,4 @@ def layer_fans(layer: nn.Module) -> Fans:
         return Fans(
             layer.in_channels // layer.groups * receptive_field, layer.out_channels // layer.groups * receptive_field
         )
-    raise ValueError(f"{type(layer).__name__} has no fans: expected a Linear, Conv or ConvTranspose layer")
+    raise ConfigError(f"{type(layer).__name__} has no fans: expected a Linear, Conv or ConvTranspose layer")

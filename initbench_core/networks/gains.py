@@ -10,6 +10,7 @@ import math
 
 from torch import nn
 
+from initbench_core.errors import check_choice
 from initbench_core.networks import theory
 from initbench_core.networks.activations import ACTIVATIONS, LEAKY_SLOPE
 
@@ -23,10 +24,9 @@ def gain(nonlinearity: str) -> float:
     """Return torch's gain where torch has one, the exact forward gain otherwise.
 
     Raises:
-        ValueError: `nonlinearity` is not in the table of activations.
+        ConfigError: `nonlinearity` is not in the table of activations.
     """
-    if nonlinearity not in ACTIVATIONS:
-        raise ValueError(f"unknown nonlinearity {nonlinearity!r}: choose from {', '.join(ACTIVATIONS)}")
+    check_choice("nonlinearity", nonlinearity, ACTIVATIONS)
     if nonlinearity == "leaky_relu":
         return float(nn.init.calculate_gain("leaky_relu", LEAKY_SLOPE))
     if nonlinearity in ("linear", "relu", "tanh", "sigmoid", "selu"):

@@ -26,7 +26,7 @@ import torch._inductor.config
 import torch.nn.functional as F
 from torch import Tensor
 
-from initbench_core.errors import UserError
+from initbench_core.errors import ConfigError
 from initbench_core.networks import peers
 from initbench_kernels.backend import resolve_backend
 from initbench_kernels.batch_norm_relu import batch_norm_relu
@@ -66,10 +66,10 @@ def implementation(name: str) -> Implementation:
     """Return the implementation of this name.
 
     Raises:
-        UserError: there is none; the message lists what there is.
+        ConfigError: there is none; the message lists what there is.
     """
     if name not in IMPLEMENTATIONS:
-        raise UserError(f"no implementation {name!r}: choose from {', '.join(IMPLEMENTATIONS)}")
+        raise ConfigError(f"no implementation {name!r}: choose from {', '.join(IMPLEMENTATIONS)}")
     return IMPLEMENTATIONS[name]
 
 
@@ -77,7 +77,7 @@ def available(name: str, device: torch.device | str) -> str | None:
     """Return why `name` cannot run on a device here ("not installed: timm"), or None where it can.
 
     Raises:
-        UserError: there is no implementation of this name.
+        ConfigError: there is no implementation of this name.
     """
     row, device = implementation(name), torch.device(device)
     if device.type == "cuda" and not torch.cuda.is_available():

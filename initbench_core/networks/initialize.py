@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from initbench_core.errors import ConfigError
 from initbench_core.networks.fans import WEIGHT_LAYERS, Fans, layer_fans, torch_fans
 from initbench_core.networks.gains import gain
 from initbench_core.networks.initializers import SCHEMES, Distribution, distribution, lsuv_, parse_scheme
@@ -116,23 +117,23 @@ def initialize_(
     name, lsuv_options = _with_options(scheme, options)
     choose = _fan_choice(name, mode)
     if fans not in ("layer", "torch"):
-        raise ValueError(f"fans must be 'layer' or 'torch', got {fans!r}")
+        raise ConfigError(f"fans must be 'layer' or 'torch', got {fans!r}")
     if others not in ("raise", "keep"):
-        raise ValueError(f"others must be 'raise' or 'keep', got {others!r}")
+        raise ConfigError(f"others must be 'raise' or 'keep', got {others!r}")
     gain(nonlinearity)
     jobs = []
     for parameter_name, parameter, owner, attribute in _parameters(module):
         try:
             jobs.append(_job(parameter_name, parameter, owner, attribute, name, nonlinearity, choose, fans, others))
         except ValueError as error:
-            raise ValueError(f"parameter {parameter_name!r}: {error}") from None
+            raise ConfigError(f"parameter {parameter_name!r}: {error}") from None
     made = [job for job in jobs if job.make is not None]
     try:
         # Those made in eager code pass the same checks as the others.
         check_rows(Fill(job.parameter, "normal", job.line.name) for job in made)
         plan = FillPlan([job.row for job in jobs if job.row is not None], backend=backend)
     except ValueError as error:
-        raise ValueError(f"parameter {error}") from None
+        raise ConfigError(f"parameter {error}") from None
     plan.fill_(seed)
     for job in made:
         assert job.make is not None
@@ -155,10 +156,10 @@ def _with_options(scheme: str, options: dict[str, Any]) -> tuple[str, dict[str, 
     unknown = [option for option in options if option not in allowed]
     if unknown:
         hint = f"it takes {', '.join(allowed)}" if allowed else "it takes none"
-        raise ValueError(f"unknown option {unknown[0]!r} for initializer {scheme!r}: {hint}")
+        raise ConfigError(f"unknown option {unknown[0]!r} for initializer {scheme!r}: {hint}")
     if scheme == "lsuv":
         if options and "batch" not in options:
-            raise ValueError("lsuv scales the layers on a batch: pass batch=")
+            raise ConfigError("lsuv scales the layers on a batch: pass batch=")
         return scheme, options
     return (f"{scheme}({float(next(iter(options.values())))!r})" if options else scheme), {}
 
@@ -166,12 +167,12 @@ def _with_options(scheme: str, options: dict[str, Any]) -> tuple[str, dict[str, 
 def _fan_choice(name: str, mode: str) -> Callable[[Fans], Fans]:
     """Return the function that turns a layer's fans into those that the scheme's formula gets."""
     if mode not in MODES:
-        raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
+        raise ConfigError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
     row, _ = parse_scheme(name)
     if mode == "fan_in" or mode == row.mode:
         return lambda fans: fans
     if row.scale is None or row.mode != "fan_in":
-        raise ValueError(f"initializer {name!r} leaves no choice of the fan: mode={mode!r} does not apply")
+        raise ConfigError(f"initializer {name!r} leaves no choice of the fan: mode={mode!r} does not apply")
     if mode == "fan_out":
         return lambda fans: Fans(fans.fan_out, fans.fan_out)
     # A mean of two integers may end in one half; the formula takes it as well.
@@ -212,7 +213,7 @@ def _job(
 ) -> _Job:
     """Decide what one parameter is filled with."""
     if nn.parameter.is_lazy(parameter):
-        raise ValueError("is not materialized yet: run the lazy module once")
+        raise ConfigError("is not materialized yet: run the lazy module once")
     shape = tuple(parameter.shape)
     if isinstance(layer, WEIGHT_LAYERS) and attribute == "weight":
         return _weight_job(name, parameter, layer, scheme, nonlinearity, choose, fans)
@@ -234,7 +235,7 @@ def _job(
     if others == "keep":
         return _Job(Initialized(name, shape, None, None, None, math.nan, "kept"), parameter)
     no_fan = f"a {len(shape)}-D parameter has no fan, and " if len(shape) < 2 else ""
-    raise ValueError(
+    raise ConfigError(
         f"{no_fan}{type(layer).__name__} is neither a Linear, Conv, ConvTranspose, PReLU nor normalization layer; "
         "others='keep' leaves such parameters as they are"
     )

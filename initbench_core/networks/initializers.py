@@ -13,8 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from initbench_core.errors import ConfigError
 from initbench_core.networks.fans import WEIGHT_LAYERS, Fans, layer_fans, torch_fans
 from initbench_core.networks.gains import gain
+from initbench_core.networks.special_weights import check_shape
 from initbench_core.networks.theory import truncated_normal_variance
 
 
@@ -99,27 +101,27 @@ def parse_scheme(name: str) -> tuple[Scheme, float | None]:
     """Split "normal(0.01)" into its row and its parameter.
 
     Raises:
-        ValueError: an unknown scheme, or a parameter where the scheme has none; the message lists what there is.
+        ConfigError: an unknown scheme, or a parameter where the scheme has none; the message lists what there is.
     """
     match = re.fullmatch(r"(\w+)(?:\(([^()]+)\))?", name)
     if match is None or match[1] not in SCHEMES:
-        raise ValueError(f"unknown initializer {name!r}: choose from {', '.join(SCHEMES)}")
+        raise ConfigError(f"unknown initializer {name!r}: choose from {', '.join(SCHEMES)}")
     scheme = SCHEMES[match[1]]
     if match[2] is None:
         return scheme, scheme.default
     if scheme.default is None:
-        raise ValueError(f"initializer {match[1]!r} takes no parameter, got {name!r}")
+        raise ConfigError(f"initializer {match[1]!r} takes no parameter, got {name!r}")
     try:
         return scheme, float(match[2])
     except ValueError:
-        raise ValueError(f"the parameter of {name!r} is not a number") from None
+        raise ConfigError(f"the parameter of {name!r} is not a number") from None
 
 
 def distribution(name: str, fans: Fans, nonlinearity: str = "relu") -> Distribution:
     """Return the numbers behind a scheme for a layer with `fans` in front of `nonlinearity`.
 
     Raises:
-        ValueError: as `parse_scheme` and `gains.gain`.
+        ConfigError: as `parse_scheme` and `gains.gain`; a negative or infinite standard deviation.
     """
     scheme, parameter = parse_scheme(name)
     factor = gain(nonlinearity) if scheme.uses_gain else 1.0
@@ -134,6 +136,8 @@ def distribution(name: str, fans: Fans, nonlinearity: str = "relu") -> Distribut
         std = (parameter or 0.0) / math.sqrt(3)
     else:
         std = parameter or 0.0
+    if not 0 <= std < math.inf:
+        raise ConfigError(f"initializer {name!r} has std {std:g}: it must be finite and not negative")
     if scheme.distribution == "uniform":
         # A uniform on [-b, b) has variance b^2 / 3: the bound is sqrt(3) standard deviations.
         return Distribution("uniform", std, low=-math.sqrt(3) * std, high=math.sqrt(3) * std)
@@ -167,9 +171,10 @@ def fill_weight_(
         `weight`.
 
     Raises:
-        ValueError: an unknown scheme or nonlinearity, or a scheme that does not fit the shape.
+        ConfigError: an unknown scheme or nonlinearity, or a scheme that does not fit the shape.
     """
     row = distribution(name, fans or torch_fans(weight), nonlinearity)
+    check_shape(row.kind, tuple(weight.shape))
     if row.kind == "constant":
         return weight.fill_(row.value)
     if row.kind == "normal":

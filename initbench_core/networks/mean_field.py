@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from initbench_core.networks.activations import ACTIVATIONS
+from initbench_core.networks.activations import activation_function
 from initbench_core.networks.fans import layer_fans
 from initbench_core.networks.theory import derivative, gaussian_mean
 
@@ -50,7 +50,7 @@ def second_moments(first: float, scales: Sequence[WeightScale], activation: str,
         if norm == "after":
             signal = 1.0
         else:
-            signal = _gaussian(ACTIVATIONS[activation], 1.0 if norm == "before" else moments[-1])[1]
+            signal = _gaussian(activation_function(activation), 1.0 if norm == "before" else moments[-1])[1]
         moments.append(scale.forward * signal + scale.bias)
     return moments
 
@@ -76,7 +76,7 @@ def gradient_second_moments(
         variance = 1.0 if norm == "before" else moments[layer]
         factor = scales[layer].backward * _gaussian(derivative(activation), variance)[1]
         if norm != "none":
-            mean, square = _gaussian(ACTIVATIONS[activation], variance)
+            mean, square = _gaussian(activation_function(activation), variance)
             normalized = square - mean**2
             if norm == "before":
                 # What is normalized is this layer's own pre-activations.

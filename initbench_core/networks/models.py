@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from initbench_core.errors import check_choice
 from initbench_core.networks.activations import Activation
 from initbench_core.networks.batch_norm import HandWrittenBatchNorm
 
@@ -17,8 +18,7 @@ NORMS_2D: dict[str, NormFactory] = {"native": nn.BatchNorm2d, "handwritten": Han
 
 def _activate(width: int, activation: str, norm: str, factory: NormFactory) -> list[nn.Module]:
     """The layers behind a weight layer: the activation with the normalization in its place."""
-    if norm not in NORM_PLACES:
-        raise ValueError(f"unknown place of normalization {norm!r}: choose from {', '.join(NORM_PLACES)}")
+    check_choice("place of normalization", norm, NORM_PLACES)
     layers: list[nn.Module] = [Activation(activation)]
     if norm == "before":
         layers.insert(0, factory(width))
@@ -67,6 +67,7 @@ def cnn(*, norm: str = "after", implementation: str = "native", dropout: float =
     Returns:
         A network [N, 1, 28, 28] -> [N, 10].
     """
+    check_choice("implementation of batch normalization", implementation, NORMS_2D)
     layers: list[nn.Module] = []
     for channels_in, channels in ((1, 10), (10, 20)):
         layers += [nn.Conv2d(channels_in, channels, kernel_size=5), nn.MaxPool2d(2)]

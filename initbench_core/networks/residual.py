@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from initbench_core.errors import check_choice
 from initbench_core.networks.activations import Activation
 from initbench_core.networks.initialize import initialize_
 from initbench_core.networks.models import ResidualBlock, residual_mlp
@@ -103,10 +104,9 @@ def residual_network(variant: str, inputs: int, width: int, blocks: int, outputs
         seed: of the weights, He's in all variants.
 
     Raises:
-        ValueError: an unknown variant.
+        ConfigError: an unknown variant.
     """
-    if variant not in VARIANTS:
-        raise ValueError(f"unknown residual variant {variant!r}: choose from {', '.join(VARIANTS)}")
+    check_choice("residual variant", variant, VARIANTS)
     if variant in NORM_OF:
         model = residual_mlp(inputs, width, blocks, outputs, norm=NORM_OF[variant])
     else:

@@ -6,7 +6,20 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from initbench_core.errors import ConfigError
 from initbench_kernels.random_fill import Fill, fill_
+
+
+def check_shape(kind: str, shape: tuple[int, ...]) -> None:
+    """Refuse a shape that has no such weight.
+
+    Raises:
+        ConfigError: an "orthogonal" weight of fewer than 2 dimensions, or a "dirac" one of other than 3 to 5.
+    """
+    if kind == "orthogonal" and len(shape) < 2:
+        raise ConfigError(f"an orthogonal weight needs at least 2 dimensions, got shape {shape}")
+    if kind == "dirac" and len(shape) not in (3, 4, 5):
+        raise ConfigError(f"a Dirac weight needs 3 to 5 dimensions (a convolution), got shape {shape}")
 
 
 def orthogonal_weight(key: str, shape: tuple[int, ...], gain: float) -> Callable[[int], torch.Tensor]:
@@ -22,10 +35,9 @@ def orthogonal_weight(key: str, shape: tuple[int, ...], gain: float) -> Callable
         gain: factor on the matrix.
 
     Raises:
-        ValueError: fewer than 2 dimensions.
+        ConfigError: fewer than 2 dimensions.
     """
-    if len(shape) < 2:
-        raise ValueError(f"an orthogonal weight needs at least 2 dimensions, got shape {shape}")
+    check_shape("orthogonal", shape)
 
     def make(seed: int) -> torch.Tensor:
         rows, columns = shape[0], math.prod(shape[1:])
@@ -47,10 +59,9 @@ def dirac_weight(shape: tuple[int, ...], groups: int) -> Callable[[int], torch.T
         groups: groups along the first dimension, which they divide.
 
     Raises:
-        ValueError: another number of dimensions.
+        ConfigError: another number of dimensions.
     """
-    if len(shape) not in (3, 4, 5):
-        raise ValueError(f"a Dirac weight needs 3 to 5 dimensions (a convolution), got shape {shape}")
+    check_shape("dirac", shape)
 
     def make(_: int) -> torch.Tensor:
         return nn.init.dirac_(torch.empty(shape, device="cpu", dtype=torch.float32), groups)

@@ -17,7 +17,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from initbench_core.networks.activations import ACTIVATIONS
+from initbench_core.networks.activations import activation_function
 
 # Mean-field variances outside of these count as 0 and as unbounded.
 SMALLEST, LARGEST = 1e-14, 1e9
@@ -44,7 +44,7 @@ def derivative(activation: str) -> Callable[[torch.Tensor], torch.Tensor]:
 
     def slope(z: torch.Tensor) -> torch.Tensor:
         z = z.clone().requires_grad_()
-        (gradient,) = torch.autograd.grad(ACTIVATIONS[activation](z).sum(), z)
+        (gradient,) = torch.autograd.grad(activation_function(activation)(z).sum(), z)
         return gradient
 
     return slope
@@ -52,7 +52,7 @@ def derivative(activation: str) -> Callable[[torch.Tensor], torch.Tensor]:
 
 def forward_second_moment(activation: str) -> float:
     """Return E[phi(z)^2]: a ReLU halves it, which is why He's gain is sqrt(2) (He et al. 2015, section 2.2)."""
-    return gaussian_mean(lambda z: ACTIVATIONS[activation](z) ** 2)
+    return gaussian_mean(lambda z: activation_function(activation)(z) ** 2)
 
 
 def backward_second_moment(activation: str) -> float:
@@ -63,7 +63,7 @@ def backward_second_moment(activation: str) -> float:
 
 def activation_variance(activation: str) -> float:
     """Return Var[phi(z)]: for ReLU (1 - 1/pi)/2 = 0.3408, not the 1/2 of the second moment."""
-    return forward_second_moment(activation) - gaussian_mean(ACTIVATIONS[activation]) ** 2
+    return forward_second_moment(activation) - gaussian_mean(activation_function(activation)) ** 2
 
 
 def batch_norm_gradient_growth(activation: str) -> float:
@@ -129,7 +129,7 @@ def truncated_normal_variance(bound: float) -> float:
 def next_variance(variance: float, sigma_w2: float, sigma_b2: float, activation: str = "tanh") -> float:
     """Return the variance of the preactivations one layer on."""
     scale = math.sqrt(variance)
-    return sigma_w2 * gaussian_mean(lambda z: ACTIVATIONS[activation](scale * z) ** 2) + sigma_b2
+    return sigma_w2 * gaussian_mean(lambda z: activation_function(activation)(scale * z) ** 2) + sigma_b2
 
 
 def gradient_factor(variance: float, sigma_w2: float, activation: str = "tanh") -> float:

@@ -4,9 +4,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from initbench_core.presentation.plots import style
-from initbench_core.presentation.section import Find, figure_path, is_finished, read_run
+from initbench_core.presentation.section import Find, command, figure_path, is_finished, read_run
 from initbench_core.records.files import describe
 from initbench_core.records.folder import ResultsFolder
+from initbench_core.records.store import read
 
 
 def draw_figures(folder: ResultsFolder, experiments: Iterable[str], find: Find) -> list[Path]:
@@ -33,3 +34,26 @@ def draw_figures(folder: ResultsFolder, experiments: Iterable[str], find: Find) 
                     raise describe(error, path) from error
                 paths.append(path)
     return paths
+
+
+def why_none(folder: ResultsFolder, experiments: Iterable[str]) -> str:
+    """Return why `draw_figures` drew nothing, and the commands that change it, in one line."""
+    wanted = list(experiments)
+    runs = [run for run in folder.recorded() if run.experiment in wanted]
+    if not runs:
+        return f"no run of {', '.join(wanted)} in {folder.path}: `initbench run` it first"
+    unfinished = [run for run in runs if not is_finished(folder, run)]
+    if not unfinished:
+        return f"the failed trials of {', '.join(map(str, runs))} leave too little to draw: `initbench run` them again"
+    reasons = []
+    for run in unfinished:
+        content, manifest = read(folder.records(run)), folder.manifest(run)
+        if not manifest:
+            reasons.append(f"{run} has no manifest, which tells how many trials it has: `initbench run` it again")
+            continue
+        missing = manifest["trials"] - len(content.records) - len(content.failed)
+        reasons.append(
+            f"{run} is unfinished, {missing} of {manifest['trials']} trials are missing: "
+            f"`{command(run, manifest)} --out {folder.path}`, with what other options it had, continues it"
+        )
+    return "; ".join(reasons)

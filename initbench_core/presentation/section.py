@@ -119,9 +119,8 @@ class Section:
         environment = self.manifest["environment"]
         commit = str(environment["commit"])[:12] + (", with changes" if environment["dirty"] else "")
         seeds = f", {self.manifest['seeds']} seeds per configuration" if "seeds" in self.manifest else ""
-        default = f"initbench run {self.run.experiment} --profile {self.run.profile} --device {environment['device']}"
         entries = {
-            "Command": self.manifest.get("command", default),
+            "Command": command(self.run, self.manifest),
             "Trials": f"{self.trials} in {self.seconds:.0f} s"
             + (f", {seeds} seeds per configuration" if seeds else ""),
             "Data": ", ".join(self.manifest.get("data", ())),
@@ -176,6 +175,14 @@ class Collected:
 def figure_path(folder: ResultsFolder, run: RunName, name: str) -> Path:
     """Return where the figure `name` of `run` is."""
     return folder.figures / f"{run.experiment}-{name}-{run.profile}-{run.device}.png"
+
+
+def command(run: RunName, manifest: Mapping[str, Any]) -> str:
+    """Return the command that measures a run, or continues it; what options beside these it had is not recorded."""
+    seeds = f" --seeds {manifest['seeds']}" if "seeds" in manifest else ""
+    device = manifest["environment"]["device"]
+    default = f"initbench run {run.experiment} --profile {run.profile} --device {device}{seeds}"
+    return str(manifest.get("command", default))
 
 
 def is_finished(folder: ResultsFolder, run: RunName) -> bool:

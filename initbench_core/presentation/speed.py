@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from initbench_core.measurement.bootstrap import stratified_interval
 from initbench_core.measurement.roofline import COPY
 from initbench_core.measurement.timing import estimate
 from initbench_core.presentation.statistics import Interval, is_parity, ratio_text
@@ -36,7 +37,8 @@ def speedups(samples: pd.DataFrame, baseline: str) -> pd.DataFrame:
 
     Columns: "case", "pass", "implementation", "ms", "ms low", "ms high" (the median time and its 95% interval),
     "speed-up", "low", "high" (over the baseline: the median of the ratios within rounds and its interval; missing
-    where there is no baseline), "verdict" ("faster", "slower" or "parity" where the interval includes 1), "rounds".
+    where there is no baseline), "verdict" ("faster", "slower" or "parity" where the interval includes 1), "rounds",
+    "ratios" (those within rounds, an array a row: `mean_speedup` draws them again).
     """
     rows = []
     for (case, pass_name), group in samples.groupby(["case", "pass"], sort=False):
@@ -49,9 +51,10 @@ def speedups(samples: pd.DataFrame, baseline: str) -> pd.DataFrame:
                 ratio = estimate(rounds[baseline] / rounds[name])
                 found = Interval(ratio.median, ratio.low, ratio.high)
                 row |= {"speed-up": ratio.median, "low": ratio.low, "high": ratio.high, "verdict": verdict(found)}
+                row["ratios"] = (rounds[baseline] / rounds[name]).to_numpy()
             rows.append(row)
     columns = ["case", "pass", "implementation", "ms", "ms low", "ms high", "speed-up", "low", "high", "verdict"]
-    return pd.DataFrame(rows, columns=[*columns, "rounds"])
+    return pd.DataFrame(rows, columns=[*columns, "rounds", "ratios"])
 
 
 def verdict(speedup: Interval) -> str:
@@ -64,6 +67,29 @@ def verdict(speedup: Interval) -> str:
 def geometric_mean(ratios: pd.Series, weights: pd.Series | None = None) -> float:
     """Return the (weighted) geometric mean of positive ratios."""
     return float(np.exp(np.average(np.log(ratios), weights=weights)))
+
+
+def mean_speedup(rows: pd.DataFrame, weights: pd.Series | None = None) -> Interval:
+    """Return the (weighted) geometric mean of speed-ups over cases, with a 95% bootstrap interval.
+
+    Rounds are drawn again within each case: the interval tells how far noise moves the mean of these very cases, not
+    what other cases would give.
+
+    Args:
+        rows: at least one row of `speedups`, each with a speed-up.
+        weights: one a row.
+    """
+    low, high = stratified_interval(
+        list(rows["ratios"]),
+        lambda drawn: np.median(drawn, axis=1),
+        lambda medians: np.exp(np.average(np.log(medians), axis=0, weights=weights)),
+    )
+    return Interval(geometric_mean(rows["speed-up"], weights), low, high)
+
+
+def against(found: Interval, goal: float) -> str:
+    """Return whether a speed-up is at least `goal`: "met", "missed", or "undecided" where the interval includes it."""
+    return "met" if found.low >= goal else "missed" if found.high < goal else "undecided"
 
 
 def ratio(row: pd.Series) -> str:
@@ -83,6 +109,9 @@ def summary(
 ) -> pd.DataFrame:
     """Return the speed-ups of `speedups` in a row per implementation and a column per pass.
 
+    A cell is "1.10 [1.04, 1.17], 8/5/0": the geometric mean ("parity" where its interval includes 1), and at how many
+    cases the interval says faster / parity / slower.
+
     Args:
         rows: as `speedups` returns them.
         titles: by implementation, in the order of the rows; the baseline has speed-up 1 by definition and no row.
@@ -98,7 +127,7 @@ def summary(
         for pass_name, column in passes.items():
             part = own[own["pass"] == pass_name]
             if len(part):
-                line[column] = f"{geometric_mean(part['speed-up']):.2f} ({tally(part)})"
+                line[column] = _cell(part)
         if own.empty:
             line["shapes"] = f"not measured: {left_out[name]}"
         else:
@@ -106,3 +135,11 @@ def summary(
         table.append(line)
     columns = [column for column in passes.values() if any(column in line for line in table)]
     return pd.DataFrame(table, columns=["implementation", *columns, "shapes"])
+
+
+def _cell(part: pd.DataFrame) -> str:
+    mean, counts = mean_speedup(part), part["verdict"].value_counts()
+    center = "parity" if is_parity(mean) else f"{mean.center:.2f}"
+    return f"{center} [{mean.low:.2f}, {mean.high:.2f}], " + "/".join(
+        str(counts.get(verdict, 0)) for verdict in ("faster", "parity", "slower")
+    )

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import torch
 
-from initbench_core.errors import MissingDataError
+from initbench_core.errors import MissingDataError, check_choice
 
 SPLIT_SEED = 42
 
@@ -31,7 +31,12 @@ DATASETS = ("digits5k", "mnist", "fashion_mnist")
 
 
 def described(name: str) -> str:
-    """Return a data set's name with its size, as "digits5k (3,200 training images)", for titles and sentences."""
+    """Return a data set's name with its size, as "digits5k (3,200 training images)", for titles and sentences.
+
+    Raises:
+        ConfigError: there is no data set of this name.
+    """
+    check_choice("data set", name, TRAINING_IMAGES)
     return f"{name} ({TRAINING_IMAGES[name]:,} training images)"
 
 
@@ -161,6 +166,7 @@ class DataSource:
 
         Raises:
             MissingDataError: it is missing, damaged, or could not be fetched.
+            ConfigError: there is no data set of this name.
         """
         loaders: dict[str, Callable[[], Data]] = {
             "digits5k": digits,
@@ -169,6 +175,7 @@ class DataSource:
             "fashion_mnist": lambda: _torchvision("FashionMNIST", "fashion_mnist", self.folder, self.download),
             "cifar10": lambda: _torchvision("CIFAR10", "cifar10", self.folder, self.download),
         }
+        check_choice("data set", name, loaders)
         return loaders[name]()
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from initbench_core.errors import UserError
+from initbench_core.errors import ConfigError
 from initbench_core.training.data import Data
 from initbench_core.training.evaluation import constant_accuracy, constant_loss
 
@@ -61,13 +61,13 @@ def check_target(recipe: Recipe, data: Data) -> None:
     """Refuse a target that says nothing.
 
     Raises:
-        UserError: the best predictor that ignores its input meets it already.
+        ConfigError: the best predictor that ignores its input meets it already.
     """
     y = (data.train if recipe.target_metric == "train_loss" else data.validation).y
     value = constant_accuracy(y) if recipe.target_metric.endswith("accuracy") else constant_loss(y)
     if recipe.is_met_by(value):
         better = "above" if recipe.target_metric.endswith("accuracy") else "below"
-        raise UserError(
+        raise ConfigError(
             f"the target {recipe.target_metric} {recipe.target:g} on {data.name} says nothing: a constant predictor "
             f"has {value:.4g} already; choose one {better} that"
         )

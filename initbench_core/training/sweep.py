@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import torch
 
+from initbench_core.errors import ConfigError
 from initbench_core.execution.job import Executor, Progress
 from initbench_core.records.schema import Emission, Failure, Measurement, Note, Outcome, Record, trial_key
 from initbench_core.records.store import RecordFile
@@ -52,7 +53,19 @@ class Cell:
         return len(self.configs)
 
     def __call__(self, progress: Progress) -> list[Record]:
-        """Run the trials and return their records, in order; each counts an equal share of the time."""
+        """Run the trials and return their records, in order; each counts an equal share of the time.
+
+        Raises:
+            ConfigError: the configuration cannot be built; the message names it.
+        """
+        try:
+            return self._records(progress)
+        except ConfigError as error:
+            fields = dataclasses.asdict(self.configs[0])
+            named = ", ".join(f"{name}={value!r}" for name, value in fields.items() if name != "seed")
+            raise ConfigError(f"configuration {named}: {error}") from error
+
+    def _records(self, progress: Progress) -> list[Record]:
         be_deterministic()
         setting = dataclasses.replace(self.setting, progress=progress)
         if self.trials == 1:
@@ -133,6 +146,7 @@ def sweep(
     """Run and record each of `configs` that `records` lacks; this process alone writes them.
 
     A cell that fails is run again trial by trial, so that only those that fail by themselves are recorded as failed.
+    What the user must put right ends the sweep, with all that is recorded by then.
 
     Args:
         experiment: what to run.
@@ -145,6 +159,9 @@ def sweep(
         timeout: seconds that a trial may take; None lets it.
         retries: how often a trial is tried again whose process was lost.
         on_trial: told how many trials are finished, at first and after each.
+
+    Raises:
+        UserError: data, a checkpoint, or a configuration that cannot be built.
     """
     missing = [config for config in configs if not is_recorded(experiment, config, records)]
     finished = len(configs) - len(missing)

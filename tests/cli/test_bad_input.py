@@ -1,10 +1,15 @@
 """What the user must put right: one line, code 2, nothing overwritten."""
 
+from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 
+from initbench_core.experiments import activation_bn, mnist_cnn, plain_depth
+from initbench_core.records.store import read
+from initbench_core.training.setting import Setting
 from tests.cli.command import Call
 
 
@@ -71,3 +76,38 @@ def test_a_folder_that_cannot_be_written(call: Call, tmp_path: Path) -> None:
     assert code == 2
     assert "cannot write" in errors
     assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("module", "field", "value", "says"),
+    [
+        (plain_depth, "init", "kaimin", "unknown initializer 'kaimin': choose from zeros, constant, normal, "),
+        (plain_depth, "init", "dirac", "parameter '1.weight': a Dirac weight needs 3 to 5 dimensions"),
+        (plain_depth, "norm", "behind", "unknown place of normalization 'behind': choose from none, before, after"),
+        (plain_depth, "data", "digits6k", "unknown data set 'digits6k': choose from digits5k, "),
+        (activation_bn, "activation", "rleu", "unknown activation 'rleu': choose from linear, relu, "),
+        (mnist_cnn, "implementation", "fast", "unknown implementation of batch normalization 'fast': choose from nat"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_configuration_that_cannot_be_built(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: ModuleType, field: str, value: str, says: str
+) -> None:
+    """It ends the run, in this process and in workers; what was recorded before stays."""
+    name = module.__name__.rpartition(".")[2]
+    good, *_, last = module.grid(Setting("smoke", seeds=1))
+    monkeypatch.setattr(module, "grid", lambda setting: [good, replace(last, **{field: value})])
+    if field == "data":
+        # Which data sets there are is known before the first trial.
+        monkeypatch.setattr(module, "grid", lambda setting: [replace(last, **{field: value})])
+    arguments = ("run", name, "overflow", "--profile", "smoke", "--device", "cpu", "--out", tmp_path)
+    for more in ((), ("--jobs", "2")):
+        code, _, errors = call(*arguments, *more)
+        assert code == 2
+        assert errors.startswith(f"initbench: {name}: ")
+        assert says in errors
+        assert field == "data" or f"{field}={value!r}" in errors
+        assert errors.count("\n") == 1
+        content = read(tmp_path / "runs" / f"{name}-smoke-cpu.jsonl")
+        assert not content.failed
+        assert [record.config for record in content.records] == ([] if field == "data" else [vars(good)])

@@ -25,6 +25,25 @@ def test_records_of_a_newer_schema(call: Call, tmp_path: Path) -> None:
     assert records.read_bytes() == before
 
 
+def test_records_of_another_schema_are_found_before_anything_runs(call: Call, tmp_path: Path) -> None:
+    def run(*experiments: str) -> tuple[int, str, str]:
+        return call("run", *experiments, "--profile", "smoke", "--device", "cpu", "--out", tmp_path)
+
+    run("overflow")
+    records = tmp_path / "runs" / "overflow-smoke-cpu.jsonl"
+    body = json.loads(records.read_text().splitlines()[0])
+    records.write_text(seal({k: v for k, v in body.items() if k != "crc"} | {"schema": 0}))
+    report = (tmp_path / "README.md").read_bytes()
+    code, output, errors = run("signal_propagation", "overflow")
+    assert code == 2
+    assert f"{records}:1: records of schema 0, this version reads 2: measure again with --fresh" in errors
+    assert errors.count("\n") == 1
+    assert output == ""
+    assert [path.name for path in (tmp_path / "runs").glob("*.jsonl")] == [records.name]
+    assert (tmp_path / "README.md").read_bytes() == report
+    assert call("run", "overflow", "--fresh", "--profile", "smoke", "--device", "cpu", "--out", tmp_path)[0] == 0
+
+
 def test_a_foreign_file_among_the_records(call: Call, tmp_path: Path) -> None:
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "notes.jsonl").write_text("hello\n")

@@ -90,7 +90,10 @@ def test_an_unfinished_run_is_named_and_not_drawn(call: Call, tmp_path: Path) ->
     assert "is unfinished: 3 of 8" in (tmp_path / "README.md").read_text()
     code, _, errors = call("plot", "--out", tmp_path)
     assert code == 2
-    assert "no finished run of" in errors
+    again = f"initbench run overflow --profile smoke --device cpu --seeds 1 --out {tmp_path}"
+    assert f"overflow-smoke-cpu is unfinished, 5 of 8 trials are missing: `{again}`" in errors
+    assert errors.count("\n") == 1
+    assert "no run of mnist_cnn in" in call("plot", "mnist_cnn", "--out", tmp_path)[2]
     _, output, _ = call(*arguments)
     assert "3 recorded already; continuing" in output
     assert "is unfinished" not in (tmp_path / "README.md").read_text()

@@ -169,6 +169,12 @@ def test_cpu_check_measures_and_refuses(monkeypatch: pytest.MonkeyPatch, capsys:
     assert "64x3 float32" in capsys.readouterr().out
     for arguments, error in (
         (["64by3"], "no shape '64by3'"),
+        (
+            ["64x3", "99999999x99999999"],
+            "float32': needs 159,999,997 GB, and this machine has",
+        ),
+        (["9" * 30 + "x9"], "GB, and this machine has"),
+        (["64x3", "--rounds", "0"], "--rounds 0: give a number of at least 1"),
         (["--implementation", "fast"], "no implementation 'fast': choose from"),
         (["--implementation", "apex"], "apex cannot run here: needs a cuda device"),
     ):
@@ -191,6 +197,23 @@ def test_training_together_is_timed(capsys: pytest.CaptureFixture[str]) -> None:
     printed = capsys.readouterr().out
     assert "one by one" in printed
     assert printed.strip().endswith("met" if status == 0 else "MISSED")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["--width", "99999999"], "10 networks of width 99999999 and depth 3: needs 2,400,009,"),
+        (["--seeds", "0"], "--seeds 0: give a number of at least 1"),
+    ],
+)
+def test_training_together_refuses_in_one_line(
+    arguments: list[str], error: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert together_check.main(arguments) == 2
+    printed = capsys.readouterr()
+    assert error in printed.err
+    assert len(printed.err.splitlines()) == 1
+    assert not printed.out
 
 
 def test_training_together_needs_the_device_it_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,7 +20,10 @@ from initbench_core.records.folder import ResultsFolder, RunName
 from initbench_core.records.store import read
 from initbench_core.runner import run_experiments
 from tests.initbench_core.execution.jobs import Allocate, Die, Hang, Raise, Say, are_gone, read_pids
-from tests.initbench_core.training.test_sweep import check_that_a_kill_costs_nothing
+from tests.initbench_core.training.test_sweep import (
+    check_that_a_kill_costs_nothing,
+    check_that_an_unbuildable_configuration_ends_the_sweep,
+)
 
 pytest.importorskip("ray")
 ROOT = Path(__file__).parents[3]
@@ -63,6 +66,10 @@ def test_faults_cost_their_own_job_alone(executor: RayExecutor, tmp_path: Path) 
 
 def test_a_worker_killed_in_mid_trial_loses_nothing_and_repeats_nothing(executor: RayExecutor, tmp_path: Path) -> None:
     check_that_a_kill_costs_nothing(executor, tmp_path)
+
+
+def test_a_configuration_that_cannot_be_built_ends_the_sweep(executor: RayExecutor, tmp_path: Path) -> None:
+    check_that_an_unbuildable_configuration_ends_the_sweep(executor, tmp_path)
 
 
 def test_what_the_user_must_resolve_ends_the_run_and_the_other_jobs(executor: RayExecutor, tmp_path: Path) -> None:

@@ -178,6 +178,8 @@ def test_initialize_layers_torch_default_equals_the_constructor() -> None:
         ("kaiming_normal(2)", "takes no parameter"),
         ("normal(wide)", "not a number"),
         ("normal(0.1", "unknown initializer"),
+        ("normal(-1)", "std -1: it must be finite and not negative"),
+        ("uniform(inf)", "std inf: it must be finite"),
     ],
 )
 def test_bad_names_are_explained(name: str, says: str) -> None:
@@ -188,6 +190,8 @@ def test_bad_names_are_explained(name: str, says: str) -> None:
 def test_bad_shapes_and_gains_are_explained() -> None:
     with pytest.raises(ValueError, match="at least 2 dimensions"):
         fill_weight_(torch.empty(5), "kaiming_normal")
+    with pytest.raises(ValueError, match=r"Dirac weight needs 3 to 5 dimensions .*\(5, 5\)"):
+        fill_weight_(torch.empty(5, 5), "dirac")
     with pytest.raises(ValueError, match="unknown nonlinearity 'rleu'"):
         fill_weight_(torch.empty(5, 5), "kaiming_normal", nonlinearity="rleu")
     with pytest.raises(ValueError, match="has no fans"):

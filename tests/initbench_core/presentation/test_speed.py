@@ -49,6 +49,21 @@ def test_tally_and_means(rows: pd.DataFrame) -> None:
     assert speed.geometric_mean(pd.Series([1.0, 4.0]), pd.Series([1, 0])) == pytest.approx(1)
 
 
+def test_the_mean_has_an_interval_over_rounds(rows: pd.DataFrame) -> None:
+    """It covers the truth, narrows with the number of cases, and does not grow with their spread."""
+    rivals = rows.dropna(subset="speed-up")
+    means = {name: speed.mean_speedup(part) for name, part in rivals.groupby("implementation")}
+    assert means["fast"].low < 2 < means["fast"].high < means["fast"].low + 0.1
+    assert speed.verdict(means["same"]) == "parity"
+    one = rivals[(rivals["implementation"] == "fast") & (rivals["case"] == "small") & (rivals["pass"] == "eval")]
+    alone = speed.mean_speedup(one)
+    assert alone.center == one["speed-up"].iloc[0]
+    assert alone.high - alone.low > means["fast"].high - means["fast"].low
+    weighted = speed.mean_speedup(rivals, (rivals["implementation"] == "slow").astype(int))
+    assert weighted.low < 0.5 < weighted.high < 0.55
+    assert [speed.against(means["fast"], goal) for goal in (1.5, 2.0, 3.0)] == ["met", "undecided", "missed"]
+
+
 def test_without_a_baseline_there_is_no_speed_up() -> None:
     record = Record("e", {"case": "c"}, "i", [speed.measurement("eval", {"fast": [1.0, 2.0]})])
     rows = speed.speedups(tidy([record]), "eager")
@@ -68,7 +83,8 @@ def test_the_summary_names_what_is_missing(rows: pd.DataFrame) -> None:
     assert list(table.columns) == ["implementation", "forward and backward", "evaluation", "shapes"]
     assert table["shapes"].tolist() == ["2", "2", "2", "not measured: not installed: gone"]
     assert table["evaluation"][0].startswith(("1.9", "2.0"))
-    assert [cell.split(" (")[1] for cell in table["evaluation"][:3]] == ["2 faster)", "2 at parity)", "2 slower)"]
+    assert [cell.split("], ")[1] for cell in table["evaluation"][:3]] == ["2/0/0", "0/2/0", "0/0/2"]
+    assert table["evaluation"][1].startswith("parity [")
 
 
 def test_figures_have_a_panel_per_pass_and_a_colour_per_implementation(rows: pd.DataFrame) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from initbench_core.networks.initializers import fill_weight_
 from initbench_core.records.schema import Emission, Outcome, scalar
 from initbench_core.training.setting import Setting
 
@@ -16,7 +17,7 @@ from initbench_core.training.setting import Setting
 class Config:
     """A trial."""
 
-    ends: str  # "well"; "badly" raises; "killed" dies in its first attempt
+    ends: str  # "well"; "badly" raises; "unbuildable" names what does not exist; "killed" dies in its first attempt
     seed: int
 
 
@@ -37,6 +38,8 @@ class Draws:
         """Draw one number."""
         if config.ends == "badly":
             raise ValueError("a layer of width 0")
+        if config.ends == "unbuildable":
+            fill_weight_(torch.empty(2, 2), "ones")
         if config.ends == "killed" and self.notes and not self.notes.exists():
             self.notes.write_text("died")
             os.kill(os.getpid(), signal.SIGKILL)

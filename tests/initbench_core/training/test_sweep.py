@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from initbench_core.errors import ConfigError
 from initbench_core.execution.in_process import InProcessExecutor
 from initbench_core.execution.job import Executor
 from initbench_core.execution.local import LocalExecutor
@@ -72,7 +73,7 @@ def test_a_cell_that_fails_is_run_trial_by_trial(tmp_path: Path) -> None:
     assert records.warnings == ["3 trials that failed together ran apart: ValueError: cannot stack seed 13"]
 
 
-def test_a_configuration_that_cannot_be_built_fails_alone_and_is_tried_again(tmp_path: Path) -> None:
+def test_a_trial_that_raises_fails_alone_and_is_tried_again(tmp_path: Path) -> None:
     configs = [Config("well", 0), Config("badly", 1), Config("well", 2)]
     records = run(tmp_path, Draws(), configs)
     assert sorted(draws(records)) == [0, 2]
@@ -100,4 +101,26 @@ def check_that_a_kill_costs_nothing(executor: Executor, folder: Path) -> None:
 def test_a_worker_killed_in_mid_trial_loses_nothing_and_repeats_nothing(tmp_path: Path) -> None:
     executor = LocalExecutor([{"OMP_NUM_THREADS": "1"}] * 2, lambda trials: None)
     check_that_a_kill_costs_nothing(executor, tmp_path)
+    executor.close()
+
+
+def check_that_an_unbuildable_configuration_ends_the_sweep(executor: Executor, folder: Path) -> None:
+    """With one line that names it, and no record of it; what was recorded before stays."""
+    good, bad = [Config("well", 0)], [Config("unbuildable", 1), Config("unbuildable", 2)]
+    run(folder, Draws(), good, executor)
+    for experiment in (Draws(), DrawsTogether()):
+        with pytest.raises(ConfigError, match=r"^configuration ends='unbuildable': unknown initializer 'ones'"):
+            run(folder, experiment, [*good, *bad], executor)
+    content = read(folder / "draws-quick-cpu.jsonl")
+    assert [record.config["seed"] for record in content.records] == [0]
+    assert not content.failed
+
+
+def test_a_configuration_that_cannot_be_built_ends_the_sweep(tmp_path: Path) -> None:
+    check_that_an_unbuildable_configuration_ends_the_sweep(InProcessExecutor(lambda trials: None), tmp_path)
+
+
+def test_a_configuration_that_cannot_be_built_ends_the_sweep_in_workers(tmp_path: Path) -> None:
+    executor = LocalExecutor([{"OMP_NUM_THREADS": "1"}] * 2, lambda trials: None)
+    check_that_an_unbuildable_configuration_ends_the_sweep(executor, tmp_path)
     executor.close()

@@ -1,0 +1,66 @@
+"""What the speed experiment says of its records: the target judged by its interval, and what was not measured where."""
+
+import numpy as np
+import pytest
+
+from initbench_core.experiments import batch_norm_relu_speed
+from initbench_core.measurement.roofline import COPY
+from initbench_core.measurement.workload import PASSES
+from initbench_core.presentation import speed
+from initbench_core.records.schema import Record, scalar
+
+LABELS = ("4096x64 float32", "65536x64 float32", "16384x512 float32")
+
+
+def records(fused: float, noise: float) -> list[Record]:
+    """Invent runs on shapes of 1 MB and more: the eager backend is `fused` times as fast, compiled at the first."""
+    generator = np.random.default_rng(0)
+
+    def samples(factor: float) -> list[float]:
+        return (factor * generator.lognormal(0, noise, 20)).tolist()
+
+    found = []
+    for label in LABELS:
+        factors = {COPY: 0.1, "eager": 1.0, "fused_eager": 1 / fused}
+        notes = ["timm is not measured: not installed: timm"]
+        if label == LABELS[0]:
+            factors["torch_compile"] = 2.0
+        else:
+            notes.append("torch_compile is not measured: takes part at some shapes only")
+        times = [speed.measurement(name, {n: samples(f) for n, f in factors.items()}) for name in PASSES]
+        memory = [speed.by_implementation(name, "bytes", dict.fromkeys(factors, 1.0)) for name in ("kept", "peak")]
+        first = speed.by_implementation("first_call", "s", dict.fromkeys(factors, 1.0))
+        measured = [*times, *memory, first, scalar("size", "bytes", 2e6)]
+        found.append(Record("e", {"shape": label, "occurrences": 2}, "i", measured, notes=notes))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("fused", "noise", "says"),
+    [
+        (1.3, 0.02, "(target 1.1: met)"),
+        (1.1, 0.05, "(target 1.1: undecided)"),
+        (1.0, 0.01, "(target 1.1: missed)"),
+        (1.0, 0.01, "as fast as eager PyTorch, parity (95% "),
+    ],
+)
+def test_the_target_is_judged_by_the_interval_of_the_mean(fused: float, noise: float, says: str) -> None:
+    target, *_ = batch_norm_relu_speed.findings(records(fused, noise))
+    assert "geometric mean of 3 shapes" in target
+    assert says in target
+
+
+def test_means_have_intervals() -> None:
+    sentences = list(batch_norm_relu_speed.findings(records(1.3, 0.02)))
+    (own,) = [s for s in sentences if s.startswith("initbench, eager backend against")]
+    assert own.count("(95% 1.2") == own.count("3 faster") == len(PASSES)
+    (real,) = [s for s in sentences if s.startswith("initbench, eager backend at shapes of real networks")]
+    assert "by their 6 layers" in real
+    assert "(95% 1.2" in real
+    assert "ratios" not in batch_norm_relu_speed.table(records(1.3, 0.02)).columns
+
+
+def test_what_was_measured_somewhere_is_not_called_missing() -> None:
+    *_, missing, partly = batch_norm_relu_speed.findings(records(1.3, 0.02))
+    assert missing == "Not measured: timm: not installed: timm."
+    assert partly == "Not at every shape: torch_compile at 1 of 3 (takes part at some shapes only)."
