@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from initbench_core.experiments import Experiment, max_stable_lr, names, steps_to_target, tanh_phase
+from initbench_core.experiments import Experiment, activation_bn, max_stable_lr, names, steps_to_target, tanh_phase
 from initbench_core.records.schema import Emission, Measurement, Outcome, Record, scalar
 from initbench_core.training.setting import Setting
 from initbench_core.training.sweep import run_trial
@@ -40,6 +40,19 @@ def test_a_cell_gives_each_seed_what_it_has_alone(name: str) -> None:
             assert found[metric] == pytest.approx(
                 values, rel=tolerances.TOGETHER_RELATIVE, abs=tolerances.TOGETHER_ABSOLUTE, nan_ok=True
             ), metric
+
+
+def test_saturation_updates_and_memory_of_every_activation() -> None:
+    experiment = Experiment("activation_bn")
+    records = [run_trial(experiment, config, replace(SMOKE, seeds=1), "") for config in experiment.grid(SMOKE)[::2]]
+    rows = activation_bn.table(records).set_index(["activation", "BatchNorm"])
+    saturated = rows["saturated at the start (fraction)"]
+    assert saturated["relu"].isna().all()
+    # BatchNorm in front puts both on N(0, 1): |tanh| > 0.95 where |z| > 1.83, sigmoid outside 0.025 to 0.975 at 3.66.
+    assert saturated["tanh", "before"] == pytest.approx(0.067, rel=0.1)
+    assert saturated["sigmoid", "before"] < 0.001
+    assert rows["update / weight"].between(1e-5, 0.1).all()
+    assert rows["MiB a step"]["relu", "none"] < rows["MiB a step"]["relu", "before"] < 2
 
 
 def test_tanh_weights_have_the_variance_of_their_cell() -> None:
