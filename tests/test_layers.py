@@ -21,7 +21,7 @@ ALLOWED: dict[str, set[str]] = {
     "presentation": {"records", "measurement"},
     "comparison": {"records", "presentation"},
     "execution": {"records", "environment"},
-    "training": {"networks", "records", "execution"},
+    "training": {"networks", "measurement", "records", "execution"},
     "experiments": {"training", "networks", "measurement", "records", "presentation"},
     "checks": {"environment", "networks", "measurement", "records", "training", "presentation"},
     "catalogue": {"experiments", "checks", "presentation"},

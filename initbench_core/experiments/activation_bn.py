@@ -5,7 +5,7 @@ Question: does batch normalization belong before or after the activation, and do
 An MLP of 8 hidden layers of 100 units on digits, every activation with weights of its own exact forward gain, so that
 the arms without BatchNorm are as good as a scale can make them; one recipe for all: SGD at 0.01 with momentum 0.9,
 batches of 128. The budget is short on purpose: it measures speed. The same seed gives every arm the same random numbers
-and batches. The target is a validation accuracy of 85%.
+and batches. The target is a validation accuracy of 85%. Every network is looked at as it starts, as in `plain_depth`.
 
 The nearest published table is caffenet128's: one run of each arm, on ImageNet at 128 pixels, of a CNN. It is another
 scale and another network: an order to compare with, not digits.
@@ -28,11 +28,13 @@ from initbench_core.networks.gains import exact_gain
 from initbench_core.networks.initializers import scale_weights_
 from initbench_core.networks.models import NORM_PLACES, mlp
 from initbench_core.presentation import plots
+from initbench_core.presentation.curves import loss_panels
 from initbench_core.presentation.statistics import interval, restricted_mean, separates, spread, wilson
 from initbench_core.presentation.story import Claim
 from initbench_core.records.frame import per_trial, tidy
 from initbench_core.records.schema import Emission, Record
-from initbench_core.training.data import Data, described
+from initbench_core.training.data import Data, Split, described
+from initbench_core.training.probing import probe_at_init, step_memory
 from initbench_core.training.recipe import Recipe
 from initbench_core.training.seeding import initialize_for_
 from initbench_core.training.setting import Setting
@@ -80,26 +82,29 @@ def prepare(config: Config, setting: Setting) -> tuple[nn.Module, Data, Recipe]:
     model = nn.Sequential(nn.Flatten(), *layers)
     initialize_for_(setting, model, "lecun_normal", seed=config.seed)
     scale_weights_(model, exact_gain(config.activation))
-    recipe = Recipe(
-        epochs=config.epochs,
-        lr=0.01,
-        momentum=0.9,
-        batch_size=BATCH,
-        target=TARGET,
-        target_metric="validation_accuracy",
-        record_every=5,
-    )
+    recipe = Recipe(config.epochs, lr=0.01, momentum=0.9, batch_size=BATCH, target=TARGET, record_every=5,
+                    target_metric="validation_accuracy", model_metrics=("update_ratio",))  # fmt: skip
     return model, setting.data.load(config.data), recipe
 
 
+def _look(configs: Sequence[Config], setting: Setting) -> list[list[Emission]]:
+    """Probe each network on a batch, and count the memory of a step: the same for all seeds, so counted once."""
+    models = [prepare(config, setting)[0] for config in configs]
+    batch = Split(*(part[:BATCH] for part in setting.data.load(configs[0].data).train))
+    memory = step_memory(models[0], batch)
+    return [[*probe_at_init(model, batch, norm=configs[0].norm), memory] for model in models]
+
+
 def run(config: Config, setting: Setting) -> Iterator[Emission]:
-    """Train one network."""
+    """Look at one network, then train it."""
+    yield from _look([config], setting)[0]
     yield from train(*prepare(config, setting), seed=config.seed, setting=setting)
 
 
 def run_together(configs: Sequence[Config], setting: Setting) -> Sequence[Iterable[Emission]]:
-    """Train all seeds of an arm at once."""
-    return train_cell(prepare, configs, setting)
+    """Look at each network of an arm, then train all of them at once."""
+    trained = zip(_look(configs, setting), train_cell(prepare, configs, setting), strict=True)
+    return [[*look, *emissions] for look, emissions in trained]
 
 
 def _where(frame: pd.DataFrame) -> str:
@@ -126,18 +131,30 @@ def _budget(records: Sequence[Record]) -> int:
     return int(frame[frame["metric"] == "train_loss"]["step"].max())
 
 
+def _geometric(arm: pd.DataFrame, metric: str) -> float:
+    """The geometric mean of a metric over all steps and seeds of an arm; nan where nothing is recorded."""
+    return interval(arm[arm["metric"] == metric]["value"], log=True).center
+
+
 def table(records: Sequence[Record]) -> pd.DataFrame:
-    """A row per arm: fraction trained, test accuracy, steps to the target, and what BatchNorm gave, paired."""
-    frame, budget, rows = per_trial(records), _budget(records), []
+    """A row per arm: its start, fraction trained, accuracy, steps to the target, and what BatchNorm gave, paired."""
+    frame, numbers, budget, rows = per_trial(records), tidy(records), _budget(records), []
     for activation in ACTIVATIONS:
         for norm in NORM_PLACES:
             cell = _cell(frame, activation, norm)
             gain = interval(_gain(frame, activation, norm))
+            arm = numbers[(numbers["activation"] == activation) & (numbers["norm"] == norm)]
+            backward = _geometric(arm, "backward_factor")
             rows.append(
                 {
                     "activation": activation,
                     "BatchNorm": norm,
                     "n": len(cell),
+                    "saturated at the start (fraction)": arm[arm["metric"] == "saturated_fraction"]["value"].mean(),
+                    "backward factor": backward,
+                    "backward, theory": backward / _geometric(arm, "backward_factor_ratio"),
+                    "update / weight": _geometric(arm, "update_ratio"),
+                    "MiB a step": _geometric(arm, "step_memory"),
                     "trained (95% Wilson)": f"{wilson((cell['outcome'] == 'trained').sum(), len(cell)):.2f}",
                     "test accuracy": f"{interval(cell['test_accuracy']):.3f}",
                     "steps to 85%": f"{restricted_mean(cell['steps_to_target'], budget):.0f}",
@@ -182,8 +199,7 @@ def findings(records: Sequence[Record]) -> Iterator[str]:
 
 def claims(records: Sequence[Record]) -> Iterator[Claim]:
     """What BatchNorm does for a sigmoid, and its smallest gain."""
-    frame, where = per_trial(records), _where(per_trial(records))
-    trained = {}
+    frame, where, trained = per_trial(records), _where(per_trial(records)), {}
     for norm in ("none", "after"):
         cell = _cell(frame, "sigmoid", norm)
         trained[norm] = wilson((cell["outcome"] == "trained").sum(), len(cell))
@@ -196,22 +212,22 @@ def claims(records: Sequence[Record]) -> Iterator[Claim]:
             "Ioffe & Szegedy 2015: sigmoid networks train with BatchNorm" if norm == "after" else None,
             ".2f",
         )
-    gains = {a: _gain(frame, a, "before") for a in ACTIVATIONS}
-    least = min(gains, key=lambda a: np.nan_to_num(interval(gains[a]).center, nan=np.inf))
-    found = interval(gains[least])
+    gains = {a: interval(_gain(frame, a, "before")) for a in ACTIVATIONS}
+    least, found = min(gains.items(), key=lambda pair: np.nan_to_num(pair[1].center, nan=np.inf))
     yield Claim(
         "batch_norm_adds" if found.low > 0 else "batch_norm_does_not_help",
         f"{least}, the activation to which BatchNorm gives least ({where}): test accuracy with BatchNorm before the "
         "activation minus without, paired",
         found,
-        len(gains[least]),
+        frame["seed"].nunique(),
         form="+.3f",
     )
 
 
 def figures(records: Sequence[Record]) -> Mapping[str, Figure]:
     """Error and speed by activation and place, beside the published table; learning curves."""
-    return {"places": _draw_places(records), "curves": _draw_curves(records)}
+    title = f"Training loss: {_where(per_trial(records))}, {len({r.config['seed'] for r in records})} seeds"
+    return {"places": _draw_places(records), "curves": loss_panels(tidy(records), "activation", "norm", PLACES, title)}
 
 
 def _draw_places(records: Sequence[Record]) -> Figure:
@@ -241,20 +257,4 @@ def _draw_places(records: Sequence[Record]) -> Figure:
     plots.label(axes[1], x="", y=f"steps to {TARGET:.0%}, 95%", title="steps to the target (scored once an epoch)")
     plots.label(axes[2], x="", y="top-1 error (fraction)", title="published: caffenet128,\nImageNet, one run each")
     axes[0].legend(loc="upper left")
-    return figure
-
-
-def _draw_curves(records: Sequence[Record]) -> Figure:
-    frame = tidy(records)
-    title = f"Training loss: {_where(frame)}, {frame['seed'].nunique()} seeds"
-    figure, axes = plots.panels(2, 3, title=title, height=2.7, sharex=True, sharey=True)
-    losses = frame[frame["metric"] == "train_loss"]
-    for panel, activation in zip(axes.flat, ACTIVATIONS, strict=True):
-        for color, norm in zip(plots.CYCLE, NORM_PLACES, strict=False):
-            arm = losses[(losses["activation"] == activation) & (losses["norm"] == norm)]
-            plots.band(panel, arm, "step", name=PLACES[norm], log=True, color=color)
-        panel.set(yscale="log", title=activation)
-    figure.supxlabel("step", fontsize=10)
-    figure.supylabel("training loss (nats)", fontsize=10)
-    axes[0, 0].legend(loc="lower left")
     return figure

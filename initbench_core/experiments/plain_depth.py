@@ -92,7 +92,7 @@ def prepare(config: Config, setting: Setting) -> tuple[nn.Module, Data, Recipe]:
 
 def _look(model: nn.Module, data: Data, config: Config) -> Iterator[Emission]:
     """Probe the network on training images; of a very deep one some 50 layers are kept."""
-    batch = Split(data.train.x[:BATCH], data.train.y[:BATCH]).to(str(next(model.parameters()).device))
+    batch = Split(data.train.x[:BATCH], data.train.y[:BATCH])
     step = math.ceil(config.depth / 50)
     for found in probe_at_init(model, batch, norm=config.norm):
         axes = {axis: list(at)[::step] for axis, at in found.axes.items()}
@@ -218,7 +218,7 @@ def claims(records: Sequence[Record]) -> Iterator[Claim]:
     """Each initializer at the depth in focus, and with BatchNorm where that is told apart; gradients at great depth."""
     cells = _cells(records)
     focus, here = _focus(cells)
-    data = described(str(records[0].config["data"]))
+    data, deep = described(str(records[0].config["data"])), max(depth for depth, _, _ in _trained(cells))
     for (_, init, norm), cell in here.items():
         change = _change(here, init, norm)
         if norm == "after" or (norm == "before" and not change):
@@ -233,7 +233,6 @@ def claims(records: Sequence[Record]) -> Iterator[Claim]:
             "gradients x {1:.3g} per layer (measured {0:.3g})".format(*_factor(cell, "backward")),
             ".2f",
         )
-    deep = max(depth for depth, _, _ in _trained(cells))
     cell = cells[deep, "kaiming_normal", "before"]
     yield Claim(
         "batch_norm_does_not_help",

@@ -7,6 +7,13 @@ import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+def _storages(tree: object) -> list[tuple[StorageWeakRef, int]]:
+    """Return the storage of each tensor of nested containers, without keeping it alive, and its bytes."""
+    storages = [leaf.untyped_storage() for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+    return [(StorageWeakRef(storage), storage.nbytes()) for storage in storages]
 
 
 class _PeakMemory(TorchDispatchMode):
@@ -18,13 +25,11 @@ class _PeakMemory(TorchDispatchMode):
         self.peak = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        # A view of what the caller holds, and what is written in place, is no new storage.
+        given = {storage.cdata for storage, _ in _storages((args, kwargs))}
         result = func(*args, **(kwargs or {}))
-        outputs = result if isinstance(result, (tuple, list)) else (result,)
-        for tensor in outputs:
-            if isinstance(tensor, Tensor) and tensor.numel():
-                storage = tensor.untyped_storage()
-                reference = StorageWeakRef(storage)
-                self.alive[reference.cdata] = (reference, storage.nbytes())
+        new = [(storage, size) for storage, size in _storages(result) if storage.cdata not in given]
+        self.alive |= {storage.cdata: (storage, size) for storage, size in new}
         self.alive = {key: entry for key, entry in self.alive.items() if not entry[0].expired()}
         self.peak = max(self.peak, sum(size for _, size in self.alive.values()))
         return result

@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from initbench_core.presentation.plots import CYCLE, INK, band, label, theory
+from initbench_core.presentation.plots import CYCLE, INK, band, label, panels, theory
 from initbench_core.presentation.statistics import survival
 
 
@@ -80,3 +81,26 @@ def distributions_by_layer(axes: Axes, quantiles: pd.DataFrame, *, color: str) -
     for low, high, alpha in ((0.05, 0.95, 0.25), (0.25, 0.75, 0.5)):
         axes.fill_between(quantiles.index, quantiles[low], quantiles[high], color=color, alpha=alpha, lw=0)
     axes.plot(quantiles.index, quantiles[0.5], color=INK, lw=1.0)
+
+
+def loss_panels(frame: pd.DataFrame, panel: str, arm: str, names: Mapping[str, str], title: str) -> Figure:
+    """Draw training loss by step, mean and band over seeds, in a panel for each value of one field.
+
+    Args:
+        frame: a row per number, with metrics as `train` names them.
+        panel: the field with a panel for each of its values (six), in the order of the frame.
+        arm: the field with a line for each of its values.
+        names: of the values of `arm`, in the order of colours.
+        title: of the figure.
+    """
+    losses = frame[frame["metric"] == "train_loss"]
+    figure, axes = panels(2, 3, title=title, height=2.7, sharex=True, sharey=True)
+    for axis, value in zip(axes.flat, losses[panel].unique(), strict=True):
+        for color, (key, name) in zip(CYCLE, names.items(), strict=False):
+            chosen = losses[(losses[panel] == value) & (losses[arm] == key)]
+            band(axis, chosen, "step", name=name, log=True, color=color)
+        axis.set(yscale="log", title=value)
+    figure.supxlabel("step", fontsize=10)
+    figure.supylabel("training loss (nats)", fontsize=10)
+    axes[0, 0].legend(loc="lower left")
+    return figure

@@ -8,6 +8,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
 
 from initbench_core.presentation.plots import INK, OUTCOME_STYLE
 
@@ -81,16 +82,20 @@ def value_map(
                 color = mpl.colormaps[VALUE_COLORS](norm(value))
                 axes.add_patch(Rectangle((j, i), WIDTH, HEIGHT, color=color, lw=0))
                 lightness = 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2]
-                _write(axes, i, j, text.get((row, column), ""), "black" if lightness > 0.5 else "white")
+                ink = "black" if lightness > 0.5 else "white"
+                _write(axes, i, j, text.get((row, column), ""), ink, around=color)
             else:
                 axes.add_patch(Rectangle((j, i), WIDTH, HEIGHT, fc="none", ec="#cccccc", hatch="///", lw=0))
                 _write(axes, i, j, text.get((row, column), ""), INK)
     _frame(axes, rows, columns)
 
 
-def _write(axes: Axes, i: int, j: int, text: str, color: str) -> None:
+def _write(axes: Axes, i: int, j: int, text: str, color: str, around: tuple[float, ...] | None = None) -> None:
     place = {"ha": "center", "va": "center", "linespacing": 1.1}
-    axes.text(j + WIDTH / 2, i + HEIGHT / 2, text, fontsize=8.5, color=color, **place)  # type: ignore[arg-type]
+    written = axes.text(j + WIDTH / 2, i + HEIGHT / 2, text, fontsize=8.5, color=color, **place)  # type: ignore[arg-type]
+    if around is not None:
+        # In the cell's own colour, so that the text reads where a line runs through the cell as well.
+        written.set_path_effects([withStroke(linewidth=3, foreground=around)])
 
 
 def _frame(axes: Axes, rows: Sequence[Hashable], columns: Sequence[Hashable]) -> None:

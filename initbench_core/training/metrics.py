@@ -1,8 +1,8 @@
 """Metrics: one decorated function each, with its unit. The loop and the probes find them in `METRICS`.
 
 A metric sees one of these: a "prediction" beside its target, a "model" whose gradients have just been computed,
-an "update" (all parameters before and after a step), a layer's "tensor" (activations or their gradients, in float64),
-or a "bounded" one with its asymptotes.
+an "update" (all parameters before and after a step, as vectors), a layer's "tensor" (activations or their gradients,
+in float64), or a "bounded" one with its asymptotes.
 """
 
 from collections.abc import Callable, Sequence
@@ -66,10 +66,12 @@ def first_last_gradient_ratio(model: nn.Module) -> torch.Tensor:
 
 
 @metric("1", of="update")
-def update_ratio(before: Sequence[torch.Tensor], after: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Euclidean norm of what a step changed over that of the parameters before it."""
-    change = nn.utils.get_total_norm([new.detach() - old for old, new in zip(before, after, strict=True)])
-    return change / nn.utils.get_total_norm(before)
+def update_ratio(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+    """Euclidean norm of what a step changed over that of the parameters before it; [P] or, of several networks, [S, P].
+
+    About 0.001 is the rule of thumb (Karpathy, CS231n): far less learns slowly, far more forgets what it has.
+    """
+    return (after - before).norm(dim=-1) / before.norm(dim=-1)
 
 
 @metric("1", of="tensor")

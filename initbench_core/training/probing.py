@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from initbench_core.measurement.memory import peak_bytes
 from initbench_core.networks import mean_field
 from initbench_core.networks.activations import ASYMPTOTES, Activation
 from initbench_core.networks.fans import WEIGHT_LAYERS
@@ -15,6 +16,7 @@ from initbench_core.records.schema import Measurement, scalar
 from initbench_core.training.data import Split
 from initbench_core.training.evaluation import loss_of
 from initbench_core.training.metrics import METRICS
+from initbench_core.training.trial_log import MIB
 
 
 def layer_signals(
@@ -101,6 +103,24 @@ def probe_at_init(model: nn.Module, batch: Split, *, norm: str | None) -> Iterat
     yield scalar(
         "backward_factor_ratio", "1", geometric_factor(gradient_moments[::-1]) / geometric_factor(backward[::-1])
     )
+
+
+def step_memory(model: nn.Module, batch: Split) -> Measurement:
+    """Count what one training step (forward, loss, backward) holds at its peak; the network itself is left as it is.
+
+    "step_memory" is in MiB beside weights, data and the optimizer's state: activations kept for the backward pass, and
+    gradients. On the CPU it is counted from the operators, so that it is the same every time; the "peak_memory" of a
+    training on CUDA is the allocator's, and has all of it.
+
+    Args:
+        model: in any mode; looked at in training mode and its own type.
+        batch: inputs and targets, on any device.
+    """
+    model = copy.deepcopy(model).train()
+    parameters = list(model.parameters())
+    x, y = (part.to(parameters[0].device) for part in batch)
+    peak = peak_bytes(lambda: torch.autograd.grad(loss_of(model(x), y), parameters), x.device)
+    return scalar("step_memory", "MiB", peak / MIB)
 
 
 def _by_layer(prefix: str, names: Sequence[str], tensors: Sequence[torch.Tensor]) -> Iterator[Measurement]:

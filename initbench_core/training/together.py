@@ -172,8 +172,8 @@ class _Together:
     def _update(self, gradients: list[torch.Tensor], recorded: list[int]) -> None:
         """Clip and take the step of SGD; record the metrics of the update."""
         recipe, parameters = self.recipe, self.parameters
-        names = names_of("update", recipe.model_metrics)
-        old = [p.clone() for p in parameters] if names and recorded else []
+        names = names_of("update", recipe.model_metrics) if recorded else []
+        old = _flat(parameters) if names else torch.empty(0)
         _clip_(gradients, recipe)
         for parameter, gradient, momentum in zip(parameters, gradients, self.momenta, strict=True):
             if recipe.weight_decay:
@@ -182,10 +182,9 @@ class _Together:
                 gradient = momentum.mul_(recipe.momentum).add_(gradient)
             parameter.add_(gradient, alpha=-recipe.lr)
         for name in names:
-            for position, trial in enumerate(self.trials):
+            for trial, value in zip(self.trials, METRICS[name].function(old, _flat(parameters)).tolist(), strict=True):
                 if trial in recorded:
-                    before, after = ([tensor[position] for tensor in tensors] for tensors in (old, parameters))
-                    self.logs[trial].record_step(name, float(METRICS[name].function(before, after)))
+                    self.logs[trial].record_step(name, value)
 
     def _evaluate(self) -> None:
         """Score the validation split for the trials that are due; remember their best weights."""
@@ -229,6 +228,11 @@ class _Together:
                 for i, score in zip(whole, _score(stack, split), strict=True):
                     scores[i][name] = score
         return [list(log.results(of_trial)) for log, of_trial in zip(self.logs, scores, strict=True)]
+
+
+def _flat(parameters: list[nn.Parameter]) -> torch.Tensor:
+    """Return a copy of each network's parameters as one vector, [S, P]."""
+    return torch.cat([p.detach().flatten(1) for p in parameters], dim=1)
 
 
 def _clip_(gradients: list[torch.Tensor], recipe: Recipe) -> None:

@@ -127,11 +127,15 @@ class _Training:
             for name in names:
                 self.log.record_step(name, nan)
             return
-        old = [p.detach().clone() for p in self.model.parameters()] if names else []
+        old = self._parameters() if names else torch.empty(0)
         self._clip()
         self.optimizer.step()
         for name in names:
-            self.log.record_step(name, float(METRICS[name].function(old, list(self.model.parameters()))))
+            self.log.record_step(name, float(METRICS[name].function(old, self._parameters())))
+
+    def _parameters(self) -> torch.Tensor:
+        """Return a copy of all parameters as one vector."""
+        return torch.cat([p.detach().flatten() for p in self.model.parameters()])
 
     def _clip(self) -> None:
         if self.recipe.clip_value is not None:

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from initbench_core.experiments import Experiment, max_stable_lr, names, steps_to_target, tanh_phase
+from initbench_core.experiments import Experiment, activation_bn, max_stable_lr, names, steps_to_target, tanh_phase
+from initbench_core.presentation.plots import style
 from initbench_core.records.schema import Emission, Measurement, Outcome, Record, scalar
 from initbench_core.training.setting import Setting
 from initbench_core.training.sweep import run_trial
@@ -42,6 +43,19 @@ def test_a_cell_gives_each_seed_what_it_has_alone(name: str) -> None:
             ), metric
 
 
+def test_saturation_updates_and_memory_of_every_activation() -> None:
+    experiment = Experiment("activation_bn")
+    records = [run_trial(experiment, config, replace(SMOKE, seeds=1), "") for config in experiment.grid(SMOKE)[::2]]
+    rows = activation_bn.table(records).set_index(["activation", "BatchNorm"])
+    saturated = rows["saturated at the start (fraction)"]
+    assert saturated["relu"].isna().all()
+    # BatchNorm in front puts both on N(0, 1): |tanh| > 0.95 where |z| > 1.83, sigmoid outside 0.025 to 0.975 at 3.66.
+    assert saturated["tanh", "before"] == pytest.approx(0.067, rel=0.1)
+    assert saturated["sigmoid", "before"] < 0.001
+    assert rows["update / weight"].between(1e-5, 0.1).all()
+    assert rows["MiB a step"]["relu", "none"] < rows["MiB a step"]["relu", "before"] < 2
+
+
 def test_tanh_weights_have_the_variance_of_their_cell() -> None:
     config = tanh_phase.Config("digits5k", 2.25, 3, 300, 1, 0.01, seed=0)
     model, _, _ = tanh_phase.prepare(config, SMOKE)
@@ -55,13 +69,28 @@ def test_tanh_weights_have_the_variance_of_their_cell() -> None:
 
 
 def test_a_depth_counts_as_trained_only_with_all_smaller_ones() -> None:
-    accuracies = {0: (0.9, 0.2, 0.9), 1: (0.9, 0.8, 0.7), 2: (0.1, 0.1, 0.1)}
-    rows = [
-        {"seed": seed, "depth": depth, "accuracy": accuracy}
-        for seed, of_seed in accuracies.items()
-        for depth, accuracy in zip((5, 10, 20), of_seed, strict=True)
-    ]
-    assert tanh_phase.trained_depth(pd.DataFrame(rows)).to_dict() == {0: 5, 1: 20, 2: 0}
+    for accuracies, depth in (((0.9, 0.2, 0.9), 5), ((0.9, 0.8, 0.7), 20), ((0.1, 0.1, 0.1), 0)):
+        assert tanh_phase.trained_depth(pd.Series(accuracies, [5, 10, 20])) == depth
+
+
+def test_sentence_table_and_map_of_tanh_networks_say_the_same() -> None:
+    """At depth 8 most seeds train, though their mean is below the target."""
+    accuracies = {4: (0.9,) * 5, 8: (0.55, 0.55, 0.55, 0.1, 0.1), 16: (0.1,) * 5}
+    records = [
+        trial(
+            "tanh_phase", {"data": "digits5k", "sigma_w2": 1.0, "depth": depth, "width": 100, "seed": seed},
+            final_train_accuracy=accuracy,
+        )
+        for depth, of_depth in accuracies.items() for seed, accuracy in enumerate(of_depth)
+    ]  # fmt: skip
+    row = tanh_phase.table(records).iloc[0]
+    assert (row["trained depth of most seeds"], row["lowest"], row["highest"]) == (8, 4, 8)
+    assert "8 at 1 (6 xi: over 16)" in next(iter(tanh_phase.findings(records)))
+    # 6 xi is 22 layers: right at 4 and 8.
+    assert tanh_phase.agreement(records) == (2, 3)
+    with style():
+        (axes,) = tanh_phase.figures(records)["phase"].axes
+    assert [text.get_text() for text in axes.texts] == ["0.90", "0.55", "0.10"]
 
 
 def trial(experiment: str, config: dict[str, Any], **numbers: float) -> Record:

@@ -96,3 +96,9 @@ def test_memory_is_counted() -> None:
     # exp saves its output; what is x's own does not count.
     assert saved_bytes(forward, (x,)) == 4000
     assert saved_bytes(lambda: (x * x).sum(), (x,)) == 4
+
+
+def test_views_and_what_is_written_in_place_are_no_new_memory() -> None:
+    x = torch.ones(1000)
+    assert peak_bytes(lambda: x.view(10, 100).t().add_(1), "cpu") == 0
+    assert peak_bytes(lambda: x[:10] * 2, "cpu") == 40

@@ -47,6 +47,9 @@ def test_value_map_hatches_what_was_never_reached() -> None:
     assert sum(fast.get_facecolor()[:3]) < sum(slow.get_facecolor()[:3])
     # White on dark, black on light.
     assert [t.get_color() for t in axes.texts][1:] == ["white", "black"]
+    # Each in an outline of its cell's colour, for a line may run through the cell.
+    outlines = [effect._gc["foreground"] for text in axes.texts[1:] for effect in text.get_path_effects()]
+    assert outlines == [fast.get_facecolor(), slow.get_facecolor()]
 
 
 def test_survival_curves_end_at_the_budget_with_a_mark() -> None:

@@ -12,7 +12,7 @@ from initbench_core.networks.models import mlp, residual_mlp
 from initbench_core.records.schema import Measurement
 from initbench_core.training.data import Split
 from initbench_core.training.metrics import METRICS
-from initbench_core.training.probing import geometric_factor, probe_at_init
+from initbench_core.training.probing import geometric_factor, probe_at_init, step_memory
 from tests import tolerances
 
 
@@ -82,6 +82,17 @@ def test_saturation_is_for_bounded_activations() -> None:
     wild, tame = (probe(network(init, activation="tanh")) for init in ("normal(1)", "normal(0.01)"))
     assert wild["saturated_fraction"].values[0] > 0.7
     assert tame["saturated_fraction"].values[0] == 0
+
+
+def test_the_memory_of_a_step_is_counted() -> None:
+    """Weights do not count; what is kept of a layer makes room for the gradient of its weights, here of equal size."""
+    activation, bias = 256 * 256 * 4 / 2**20, 256 * 4 / 2**20
+    counted = [step_memory(network("kaiming_normal", depth=depth), batch()).values[0] for depth in (4, 5, 6)]
+    assert counted[1] - counted[0] == counted[2] - counted[1] == activation + bias
+    model = network("kaiming_normal", depth=4, norm="before")
+    before = copy.deepcopy(model.state_dict())
+    assert step_memory(model, batch()) == step_memory(model, batch())
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), before.values(), strict=True))
 
 
 def test_tensor_metrics_on_small_cases() -> None:
