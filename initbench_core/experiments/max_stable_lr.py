@@ -228,6 +228,7 @@ def figures(records: Sequence[Record]) -> Mapping[str, Figure]:
                     panel.plot([left], [y], "<", color=plots.CYCLE[k], ms=7, clip_on=False)
                     panel.annotate(text, (left, y), xytext=(9, -3), textcoords="offset points", fontsize=9)
         panel.set(xscale="log", xlim=(left, 2 ** (HIGHEST + 0.5)), ylim=(len(INITS) - 0.5, -0.5))
+        plots.log_ticks(panel.xaxis)
         panel.set_yticks(range(len(INITS)), INITS)
         panel.set_title(f"{depth} hidden layers")
     figure.supxlabel("learning rate (geometric mean, 95% interval over seeds)", fontsize=10)
