@@ -222,6 +222,7 @@ def claims(records: Sequence[Record]) -> Iterator[Claim]:
         len(whole),
         "more: Hanin & Rolnick 2018, figure 1",
         ".2f",
+        is_ratio=True,
     )
 
 

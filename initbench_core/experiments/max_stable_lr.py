@@ -28,7 +28,7 @@ from torch import nn
 
 from initbench_core.networks.models import NORM_PLACES, mlp
 from initbench_core.presentation import plots
-from initbench_core.presentation.statistics import Interval, bootstrap_ratio, interval, ratio_text, separates
+from initbench_core.presentation.statistics import Interval, bootstrap_ratio, interval, is_parity, ratio_text
 from initbench_core.presentation.story import Claim
 from initbench_core.records.frame import per_trial
 from initbench_core.records.schema import Emission, Measurement, Outcome, Record, scalar
@@ -158,7 +158,7 @@ def table(records: Sequence[Record]) -> pd.DataFrame:
                 "low ": math.nan if norm == "none" else gain.low,
                 "high ": math.nan if norm == "none" else gain.high,
                 "a bound": "-" if norm == "none" else bound.strip() or "no",
-                "separated": "-" if norm == "none" else ("yes" if separates(gain, 1.0) else "no"),
+                "separated": "-" if norm == "none" else ("no" if is_parity(gain) else "yes"),
                 "n": len(rates),
             }
         )
@@ -174,7 +174,8 @@ def findings(records: Sequence[Record]) -> Iterator[str]:
         parts = []
         for init in INITS:
             gain, bound = _gain(rates, depth, init, "before")
-            parts.append(f"{bound}{gain:.3g} for {init} ({bound}{math.log10(gain.center):.1f} decades)")
+            decades = "" if is_parity(gain) else f" ({bound}{math.log10(gain.center):.1f} decades)"
+            parts.append(f"{bound}{ratio_text(gain, '.3g')} for {init}{decades}")
         yield (
             f"At {depth} hidden layers BatchNorm before the ReLU multiplies the largest learning rate that learns on "
             f"{data} by {', '.join(parts)}; n = {len(rates)} paired seeds."
@@ -195,12 +196,13 @@ def claims(records: Sequence[Record]) -> Iterator[Claim]:
     data = described(str(records[0].config["data"]))
     gain, bound = _gain(rates, depth, "kaiming_normal", "before")
     yield Claim(
-        "batch_norm_adds",
-        f"At {depth} layers with Kaiming's weights BatchNorm raises the largest learning rate that learns on {data} "
-        f"by {bound}this factor",
+        "batch_norm_adds" if gain.low > 1 else "batch_norm_does_not_help",
+        f"At {depth} layers with Kaiming's weights BatchNorm multiplies the largest learning rate that learns on "
+        f"{data} by {bound}this factor",
         gain,
         len(rates),
         "a decade or more (Bjorck et al. 2018)",
+        is_ratio=True,
     )
 
 
@@ -228,6 +230,7 @@ def figures(records: Sequence[Record]) -> Mapping[str, Figure]:
                     panel.plot([left], [y], "<", color=plots.CYCLE[k], ms=7, clip_on=False)
                     panel.annotate(text, (left, y), xytext=(9, -3), textcoords="offset points", fontsize=9)
         panel.set(xscale="log", xlim=(left, 2 ** (HIGHEST + 0.5)), ylim=(len(INITS) - 0.5, -0.5))
+        plots.log_ticks(panel.xaxis)
         panel.set_yticks(range(len(INITS)), INITS)
         panel.set_title(f"{depth} hidden layers")
     figure.supxlabel("learning rate (geometric mean, 95% interval over seeds)", fontsize=10)

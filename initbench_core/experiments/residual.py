@@ -189,15 +189,16 @@ def claims(records: Sequence[Record]) -> Iterator[Claim]:
     """What trains at the greatest depth, with and without BatchNorm."""
     best = _best(records)
     blocks, data = best["blocks"].max(), described(best["data"].iloc[0])
-    chapters = {"none": "batch_norm_adds", "batch_norm": "batch_norm_adds", "fixup": "initialization"}
-    chapters["skip_init"] = "initialization"
     theory = {"none": "the second moment doubles per block", "batch_norm": "it grows by 1 per block"}
-    for variant, chapter in chapters.items():
-        cell = best[(best["blocks"] == blocks) & (best["variant"] == variant)]
+    cells = {v: best[(best["blocks"] == blocks) & (best["variant"] == v)]["outcome"] for v in NAMES}
+    trained = {variant: wilson(int((cell == "trained").sum()), len(cell)) for variant, cell in cells.items()}
+    helps = trained["batch_norm"].low > trained["none"].high
+    chapters = {"batch_norm": "batch_norm_adds" if helps else "batch_norm_does_not_help"}
+    for variant, cell in cells.items():
         yield Claim(
-            chapter,
+            chapters.get(variant, "initialization"),
             f"{blocks} residual blocks {IN_WORDS[variant]}, at their best rate on {data}: fraction of seeds that train",
-            wilson(int((cell["outcome"] == "trained").sum()), len(cell)),
+            trained[variant],
             len(cell),
             theory.get(variant, "every block starts as the identity"),
         )

@@ -182,6 +182,7 @@ def claims(records: Sequence[Record]) -> Iterator[Claim]:
             len(pair[0]),
             "above 1: Ioffe & Szegedy 2015, figure 1",
             ".2f",
+            is_ratio=True,
         )
 
 

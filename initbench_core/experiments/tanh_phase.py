@@ -206,7 +206,7 @@ def figures(records: Sequence[Record]) -> Mapping[str, Figure]:
     cells = _typical(frame)
     data, width, n = described(frame["data"].iloc[0]), frame["width"].iloc[0], frame["seed"].nunique()
     figure, axes = plots.panels(
-        1, 1, title=f"Median training accuracy of tanh networks, {width} wide: {data}, {n} seeds", height=4.2
+        1, 1, title=f"Trainable depth of tanh networks, {width} wide: {data}, {n} seeds", height=4.2
     )
     values = {(depth, sigma_w2): float(cells[depth, sigma_w2]) for depth in depths for sigma_w2 in variances}
     text = {key: f"{value:.2f}" for key, value in values.items()}
@@ -219,6 +219,7 @@ def figures(records: Sequence[Record]) -> Mapping[str, Figure]:
     columns = np.interp(at, variances, np.arange(len(variances)) + middle)
     axes.plot(columns, rows, color="white", lw=5, zorder=1.5)
     plots.theory(axes, columns, rows, "theory: 6 depth scales", color="#bd1f01", linewidth=2.4, zorder=1.6)
-    plots.label(axes, x="sigma_w^2, variance of a weight times fan_in", y="hidden layers")
+    where = "sigma_w^2, variance of a weight times fan_in"
+    plots.label(axes, x=where, y="hidden layers", title="training accuracy, median over seeds")
     axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return {"phase": figure}

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from initbench_core.presentation.plots import CYCLE, INK, band, label, panels, theory
+from initbench_core.presentation.plots import CYCLE, INK, band, label, log_ticks, panels, theory
 from initbench_core.presentation.statistics import survival
 
 
@@ -43,6 +43,7 @@ def survival_curves(
         if len(curve.censored):
             axes.plot([curve.censored[-1]], [left[-1]], marker="|", ms=11, mew=2.2, color=color, clip_on=False)
     axes.set(xscale="log", xlim=(start, budget), ylim=(-0.03, 1.03))
+    log_ticks(axes.xaxis)
     label(axes, x=f"{unit} (the budget ends at the right)", y="fraction of seeds still short of the target")
 
 
@@ -100,6 +101,7 @@ def loss_panels(frame: pd.DataFrame, panel: str, arm: str, names: Mapping[str, s
             chosen = losses[(losses[panel] == value) & (losses[arm] == key)]
             band(axis, chosen, "step", name=name, log=True, color=color)
         axis.set(yscale="log", title=value)
+    log_ticks(axes[0, 0].yaxis)
     figure.supxlabel("step", fontsize=10)
     figure.supylabel("training loss (nats)", fontsize=10)
     axes[0, 0].legend(loc="lower left")

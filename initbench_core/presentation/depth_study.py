@@ -42,6 +42,8 @@ def step_maps(
 ) -> Figure:
     """Draw the steps to the target of every cell; ">" marks a bound, for some trials did not get there.
 
+    Where most did not, the mean says little but the budget, which need not be that of other cells: no colour.
+
     Args:
         steps: of each cell.
         inits: initializers from top to bottom.
@@ -53,9 +55,9 @@ def step_maps(
     for panel, place in zip(axes, PLACES, strict=True):
         shown = {(init, depth): mean for (depth, init, p), mean in steps.items() if p == place}
         text = {key: f"{'> ' if m.reached < m.n else ''}{m.center:.0f}" for key, m in shown.items()}
-        values = {key: m.center if m.reached else math.inf for key, m in shown.items()}
+        values = {key: m.center if 2 * m.reached > m.n else math.inf for key, m in shown.items()}
         value_map(panel, values, inits, depths, text, limits=limits)
-        plots.label(panel, x="hidden layers (hatched: no seed got there)", y="", title=PLACES[place])
+        plots.label(panel, x="hidden layers (hatched: few seeds got there)", y="", title=PLACES[place])
     return figure
 
 
@@ -112,6 +114,7 @@ def curves(frame: pd.DataFrame, inits: Sequence[str], title: str) -> Figure:
                     plots.mark_diverged(panel, arm["first_bad_step"].min(), f"{init} diverges")
             plots.label(panel, x=axis, y="", title=PLACES[place] if metric == "train_loss" else "")
     axes[0, 0].set(yscale="log", ylim=(0.1, 20), ylabel="training loss (nats)")
+    plots.log_ticks(axes[0, 0].yaxis)
     axes[1, 0].set(ylim=(0, 1), ylabel="validation accuracy")
     handles, names = axes[0, 1].get_legend_handles_labels()
     axes[0, -1].legend(handles, names, loc="upper left", bbox_to_anchor=(1.0, 1.0))

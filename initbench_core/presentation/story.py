@@ -6,7 +6,7 @@ all made from the records.
 
 from dataclasses import dataclass
 
-from initbench_core.presentation.statistics import Interval, RestrictedMean
+from initbench_core.presentation.statistics import Interval, RestrictedMean, ratio_text
 
 CHAPTERS = {
     "initialization": "What initialization does",
@@ -28,6 +28,7 @@ class Claim:
         n: repetitions behind it.
         theory: what theory says the number is, or what a source reports in words; None where neither says anything.
         form: how numbers are written.
+        is_ratio: whether the number is one configuration over another: parity where its interval includes 1.
     """
 
     chapter: str
@@ -36,6 +37,7 @@ class Claim:
     n: int
     theory: float | str | None = None
     form: str = ".3g"
+    is_ratio: bool = False
 
     def __post_init__(self) -> None:
         if self.chapter not in CHAPTERS:
@@ -44,6 +46,8 @@ class Claim:
     @property
     def measured_text(self) -> str:
         """The number with its interval, in words."""
+        if self.is_ratio and isinstance(self.measured, Interval):
+            return ratio_text(self.measured, self.form)
         return format(self.measured, self.form)
 
     @property

@@ -1,6 +1,7 @@
 """What the experiments do with a whole cell, and with trials that did not get there."""
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -9,7 +10,15 @@ import pytest
 import torch
 from torch import nn
 
-from initbench_core.experiments import Experiment, activation_bn, max_stable_lr, names, steps_to_target, tanh_phase
+from initbench_core.experiments import (
+    Experiment,
+    activation_bn,
+    max_stable_lr,
+    names,
+    residual,
+    steps_to_target,
+    tanh_phase,
+)
 from initbench_core.presentation.plots import style
 from initbench_core.records.schema import Emission, Measurement, Outcome, Record, scalar
 from initbench_core.training.setting import Setting
@@ -97,17 +106,22 @@ def trial(experiment: str, config: dict[str, Any], **numbers: float) -> Record:
     return Record(experiment, config, "identity", [scalar(name, "1", value) for name, value in numbers.items()])
 
 
-def test_a_search_without_a_rate_makes_its_ratio_a_bound() -> None:
-    def rate(init: str, norm: str) -> float:
-        return 0.0 if (init, norm) == ("torch_default", "none") else 4.0 if norm == "before" else 0.25
-
-    records = [
+def searches(rate: Callable[[str, str, int], float]) -> list[Record]:
+    """Searches of five seeds at depth 3, each with the rate (init, norm, seed) that it found."""
+    return [
         trial(
             "max_stable_lr", {"data": "digits5k", "depth": 3, "init": init, "norm": norm, "seed": seed},
-            largest_rate=rate(init, norm),
+            largest_rate=rate(init, norm, seed),
         )
         for seed in range(5) for init in max_stable_lr.INITS for norm in max_stable_lr.NAMES
     ]  # fmt: skip
+
+
+def test_a_search_without_a_rate_makes_its_ratio_a_bound() -> None:
+    def rate(init: str, norm: str, seed: int) -> float:
+        return 0.0 if (init, norm) == ("torch_default", "none") else 4.0 if norm == "before" else 0.25
+
+    records = searches(rate)
     rows = max_stable_lr.table(records).set_index(["init", "BatchNorm"])
     assert rows["times no BatchNorm"]["kaiming_normal", "before"] == pytest.approx(16)
     assert rows["separated"]["kaiming_normal", "before"] == "yes"
@@ -118,19 +132,57 @@ def test_a_search_without_a_rate_makes_its_ratio_a_bound() -> None:
     assert "at least" in next(iter(max_stable_lr.findings(records)))
 
 
-def test_a_censored_baseline_makes_the_ratio_of_steps_a_bound() -> None:
-    steps = {("none", 1): (800.0, math.inf), ("none", 5): (math.inf, math.inf), ("before", 1): (400.0, 400.0)}
-    steps |= {("before", 5): (200.0, 100.0), ("before", 30): (200.0, 200.0)}
+def test_a_larger_rate_is_what_batch_norm_adds_only_where_the_interval_says_so() -> None:
+    raised = searches(lambda init, norm, seed: 4.0 if norm == "before" else 0.25)
+    mixed = searches(lambda init, norm, seed: (4.0, 0.0625)[seed % 2] if norm == "before" else 0.25)
+    lowered = searches(lambda init, norm, seed: 0.0625 if norm == "before" else 0.25)
+    (adds,), (open_,), (harms,) = (list(max_stable_lr.claims(records)) for records in (raised, mixed, lowered))
+    assert (adds.chapter, adds.measured_text) == ("batch_norm_adds", "16 (95% 16 to 16)")
+    assert open_.chapter == harms.chapter == "batch_norm_does_not_help"
+    assert open_.measured_text.startswith("parity")
+    assert "by parity (95%" in next(iter(max_stable_lr.findings(mixed)))
+
+
+@pytest.mark.parametrize(("with_it", "chapter"), [(5, "batch_norm_adds"), (2, "batch_norm_does_not_help")])
+def test_batch_norm_adds_to_residual_networks_where_fractions_are_apart(with_it: int, chapter: str) -> None:
+    reached = {"none": 0, "batch_norm": with_it, "fixup": 5, "skip_init": 5}
     records = [
         replace(
             trial(
-                "steps_to_target", {"data": "digits5k", "norm": norm, "times": times, "epochs": 20, "seed": seed},
-                steps_to_target=taken, epochs_to_target=taken / 50,
+                "residual", {"data": "digits5k", "variant": variant, "blocks": 100, "lr": 0.01, "seed": seed},
+                test_accuracy=0.8, best_validation_loss=0.5,
             ),
-            outcome=Outcome("slow"),
+            outcome=Outcome("trained" if seed < count else "slow"),
         )
-        for (norm, times), of_seeds in steps.items() for seed, taken in enumerate(of_seeds)
+        for variant, count in reached.items() for seed in range(5)
     ]  # fmt: skip
+    chapters = [claim.chapter for claim in residual.claims(records)]
+    assert chapters == ["initialization", chapter, "initialization", "initialization"]
+
+
+def test_fewer_steps_are_what_batch_norm_adds_only_where_the_interval_says_so() -> None:
+    chapters = {}
+    for taken in (100.0, 800.0, math.inf):
+        steps = {arm: taken if arm == ("before", 5) else 800.0 for arm in steps_to_target.ARMS}
+        steps["none", 5] = math.inf
+        records = [of_steps(arm, seed, of_arm) for arm, of_arm in steps.items() for seed in range(5)]
+        chapters[taken] = [claim.chapter for claim in steps_to_target.claims(records)]
+    assert chapters[100] == ["batch_norm_adds", "batch_norm_adds"]
+    # The raised rate works with BatchNorm alone, and saves nothing.
+    assert chapters[800] == ["batch_norm_does_not_help", "batch_norm_adds"]
+    assert chapters[math.inf] == ["batch_norm_does_not_help", "batch_norm_does_not_help"]
+
+
+def of_steps(arm: tuple[str, int], seed: int, steps: float) -> Record:
+    config = {"data": "digits5k", "norm": arm[0], "times": arm[1], "epochs": 20, "seed": seed}
+    record = trial("steps_to_target", config, steps_to_target=steps, epochs_to_target=steps / 50)
+    return replace(record, outcome=Outcome("slow"))
+
+
+def test_a_censored_baseline_makes_the_ratio_of_steps_a_bound() -> None:
+    steps = {("none", 1): (800.0, math.inf), ("none", 5): (math.inf, math.inf), ("before", 1): (400.0, 400.0)}
+    steps |= {("before", 5): (200.0, 100.0), ("before", 30): (200.0, 200.0)}
+    records = [of_steps(arm, seed, taken) for arm, of_seeds in steps.items() for seed, taken in enumerate(of_seeds)]
     rows = steps_to_target.table(records).set_index("arm")
     # The censored trial counts as the budget of 1,000 steps: (800 + 1000) / (200 + 100).
     assert rows["times fewer than the baseline"]["BatchNorm, rate x5"] == pytest.approx(6)

@@ -10,8 +10,10 @@ import pytest
 from matplotlib.figure import Figure
 
 from initbench_core.presentation.curves import by_layer, distributions_by_layer, survival_curves, theory_in_legend
+from initbench_core.presentation.depth_study import step_maps
 from initbench_core.presentation.maps import outcome_map, value_map
 from initbench_core.presentation.plots import CYCLE, OUTCOME_STYLE, log_ticks, outcome_legend, panels, style
+from initbench_core.presentation.statistics import restricted_mean
 
 INITS, DEPTHS = ("normal(0.01)", "kaiming_normal"), (2, 20, 100)
 
@@ -63,6 +65,30 @@ def test_survival_curves_end_at_the_budget_with_a_mark() -> None:
     assert all(line.get_xdata()[-1] == 1000 for line in curves.values())
     assert curves["none (1 of 3)"].get_ydata()[-1] == pytest.approx(2 / 3, abs=0.01)
     assert [line.get_marker() for line in axes.lines].count("|") == 1
+
+
+def test_a_survival_curve_over_a_dozen_epochs_has_plain_ticks() -> None:
+    with style():
+        figure, axes = panels(1, 1, title="survival")
+        survival_curves(axes, {"He": [1, 2, 7, math.inf]}, 12, unit="epochs")
+        rendered(figure)
+    low, high = axes.get_xlim()
+    assert [t.get_text() for t in axes.get_xticklabels() if low <= t.get_position()[0] <= high] == [
+        "0.5", "1", "2", "5", "10",
+    ]  # fmt: skip
+
+
+def test_a_short_budget_that_most_seeds_exceed_is_not_drawn_as_fast() -> None:
+    steps = {
+        (20, "orthogonal", "none"): restricted_mean([50, 100, 150], 1500),
+        (1000, "orthogonal", "none"): restricted_mean([50, math.inf, math.inf], 100),
+    }
+    with style():
+        figure = step_maps(steps, ["orthogonal"], (25, 1500), "steps")
+    fast, exceeded = figure.axes[0].patches
+    assert fast.get_hatch() is None
+    assert exceeded.get_hatch() == "///"
+    assert [text.get_text() for text in figure.axes[0].texts] == ["100", "> 83"]
 
 
 def test_by_layer_draws_theory_dashed_over_the_measurement() -> None:

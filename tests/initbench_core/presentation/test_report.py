@@ -1,5 +1,6 @@
 """The report: one file that loads nothing, shows everything, and runs nothing that a record says."""
 
+import math
 from collections.abc import Mapping, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
@@ -219,6 +220,16 @@ def test_the_story_is_told_once_by_the_largest_profile(folder: ResultsFolder) ->
     ((section, claim),) = story["What initialization does"]
     assert section.run.profile == "full"
     assert (claim.measured_text, claim.theory_text) == ("2 (95% 1 to 3)", "2.5")
+
+
+def test_a_ratio_whose_interval_includes_1_is_parity() -> None:
+    def text(low: float, high: float, *, is_ratio: bool) -> str:
+        return Claim("initialization", "It helps", Interval(1.5, low, high), 5, is_ratio=is_ratio).measured_text
+
+    assert text(0.9, 2.5, is_ratio=True) == "parity (95% 0.9 to 2.5)"
+    assert text(1.1, 2.5, is_ratio=True) == text(1.1, 2.5, is_ratio=False) == "1.5 (95% 1.1 to 2.5)"
+    assert text(math.nan, math.nan, is_ratio=True) == "1.5 (no interval)"
+    assert text(0.9, 2.5, is_ratio=False) == "1.5 (95% 0.9 to 2.5)"
 
 
 def test_a_claim_has_a_chapter() -> None:
