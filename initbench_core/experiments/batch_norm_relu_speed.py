@@ -109,7 +109,7 @@ def _measure(config: Config, setting: Setting) -> Iterator[Emission]:
     own, _, least = OWN[setting.device]
     rounds = setting.pick(smoke=2, quick=10, full=20)
     min_ms = setting.pick(smoke=0.0, quick=3.0, full=5.0)
-    most = setting.pick(smoke=2, quick=30, full=200)
+    most = setting.pick(smoke=2, quick=60, full=200)
     for pass_name in PASSES:
         if pass_name == "fwd_bwd":
             times = contest.times_until_decided_ms(

@@ -7,6 +7,7 @@ never replaced in silence.
 
 import importlib.util
 import os
+from collections.abc import Callable
 
 import torch
 
@@ -21,7 +22,7 @@ def _interprets() -> bool:
     return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "y", "yes")
 
 
-def _triton_obstacle(device: torch.device, unsupported: str | None) -> str | None:
+def _triton_obstacle(device: torch.device, unsupported: Callable[[], str | None]) -> str | None:
     """Why the Triton kernels cannot serve `device`, or None where they can."""
     if not _HAS_TRITON:
         return "triton is not installed"
@@ -29,16 +30,23 @@ def _triton_obstacle(device: torch.device, unsupported: str | None) -> str | Non
         return "its kernels need a CUDA tensor (or TRITON_INTERPRET=1, to interpret them on the CPU)"
     if device.type not in ("cpu", "cuda"):
         return f"its kernels do not run on {device.type!r} tensors"
-    return unsupported
+    return unsupported()
 
 
-def resolve_backend(requested: str | None, device: torch.device, *, unsupported: str | None = None) -> str:
+def _all_supported() -> None:
+    return None
+
+
+def resolve_backend(
+    requested: str | None, device: torch.device, *, unsupported: Callable[[], str | None] = _all_supported
+) -> str:
     """Name the backend that serves a call.
 
     Args:
         requested: "triton", "eager", or None for `INITBENCH_BACKEND` and then the device's default.
         device: device of the tensors.
-        unsupported: why the Triton kernels cannot take these very inputs (a dtype, say), or None where they can.
+        unsupported: tells why the Triton kernels cannot take these very inputs (a dtype, say), or None where they can;
+            asked only where they might serve, for the answer takes microseconds.
 
     Returns:
         "triton" or "eager".

@@ -151,7 +151,7 @@ def choose_backend(
     if backend is None and operators.in_transform():
         # PyTorch's batch norm has rules for every torch.func transform, vmap among them.
         backend = "eager"
-    name = resolve_backend(backend, x.device, unsupported=_unsupported(x, residual, affine, running))
+    name = resolve_backend(backend, x.device, unsupported=lambda: _unsupported(x, residual, affine, running))
     if name == "triton" and _torch_decides(x, residual, affine, running, training, momentum, eps):
         return "eager"
     return name
