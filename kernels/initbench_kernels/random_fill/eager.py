@@ -8,7 +8,7 @@ import itertools
 import math
 import os
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -46,7 +46,7 @@ UNIFORM_CHUNK = 1 << 17
 # Shorter runs than this share a call where they can: one of their own would cost more than their values.
 SHORT_RUN = 1024
 
-# More threads than this wait for Python's lock: an operation on a chunk takes some 10 us, its call about 1.
+# More threads than this wait for Python's lock, which each passes on at every operation; not measured beyond two.
 MAX_THREADS = 8
 
 # Runs of positions from this length on are pieces of their own; shorter ones are gathered from one block of words.
@@ -139,9 +139,10 @@ def _in_parallel(threads: int, work: Callable[[int], None]) -> None:
     # torch would split every long operation of each thread once more: more threads than cores, waiting at barriers.
     # The number belongs to the calling thread, and to threads that run their first operation while it stands.
     intra_op_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    others = [_pool().submit(elsewhere, part) for part in range(1, threads)]
+    others: list[Future[None]] = []
     try:
+        torch.set_num_threads(1)
+        others.extend(_pool().submit(elsewhere, part) for part in range(1, threads))
         work(0)
     finally:
         # Also where this part failed: nothing may be written once the call is over.
