@@ -12,9 +12,15 @@ from collections.abc import Callable
 import torch
 
 BACKENDS = ("eager", "triton")
+_VARIABLE = "INITBENCH_BACKEND"
 
 # Looked up without importing it, and here rather than in a function: torch.compile traces through resolve_backend.
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
+
+
+def is_eager_by_default(requested: str | None, x: torch.Tensor) -> bool:
+    """Whether nobody names a backend and the device's default is eager: what every call on a CPU asks first."""
+    return requested is None and not x.is_cuda and _VARIABLE not in os.environ
 
 
 def _interprets() -> bool:
@@ -55,7 +61,7 @@ def resolve_backend(
         ValueError: the name is not a backend.
         RuntimeError: the named backend cannot serve the call; the message says why.
     """
-    name = requested or os.environ.get("INITBENCH_BACKEND") or None
+    name = requested or os.environ.get(_VARIABLE) or None
     if name is None:
         return "triton" if device.type == "cuda" and _triton_obstacle(device, unsupported) is None else "eager"
     if name not in BACKENDS:

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from initbench_kernels.backend import resolve_backend
-from initbench_kernels.batch_norm_relu import operators, reference, signs
+from initbench_kernels.backend import is_eager_by_default, resolve_backend
+from initbench_kernels.batch_norm_relu import eager, operators, reference, signs
 from initbench_kernels.batch_norm_relu.layout import dense
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -148,6 +148,8 @@ def choose_backend(
     Raises:
         ValueError, RuntimeError: as `resolve_backend`.
     """
+    if is_eager_by_default(backend, x):
+        return "eager"
     if backend is None and operators.in_transform():
         # PyTorch's batch norm has rules for every torch.func transform, vmap among them.
         backend = "eager"
@@ -155,16 +157,6 @@ def choose_backend(
     if name == "triton" and _torch_decides(x, residual, affine, running, training, momentum, eps):
         return "eager"
     return name
-
-
-def eager_tail(y: Tensor, residual: Tensor | None) -> Tensor:
-    """Add the residual and apply ReLU to a batch norm's fresh output, in place.
-
-    Neither the batch norm's backward nor the addition's needs that output, and the ReLU's needs its own result only.
-    """
-    if residual is not None:
-        y = y.add_(residual) if residual.dtype == y.dtype else y + residual
-    return y.relu_()
 
 
 def apply_triton(
@@ -231,6 +223,9 @@ def batch_norm_relu(
     affine, running = (weight, bias), (running_mean, running_var)
     name = choose_backend(backend, input, residual, affine, running, training=training, momentum=momentum, eps=eps)
     if name == "eager":
-        y = F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
-        return eager_tail(y, residual)
+
+        def batch_norm(x: Tensor) -> Tensor:
+            return F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
+
+        return eager.batch_norm_relu(batch_norm, input, residual, training=training)
     return apply_triton(input, residual, affine, running, None, training=training, momentum=momentum, eps=eps)

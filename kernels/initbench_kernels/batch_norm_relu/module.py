@@ -1,10 +1,14 @@
 """`BatchNormReLU1d/2d/3d`: nn.BatchNorm1d/2d/3d with the ReLU that follows it (and a residual before that)."""
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from initbench_kernels.batch_norm_relu.function import apply_triton, choose_backend, eager_tail
+from initbench_kernels.backend import is_eager_by_default
+from initbench_kernels.batch_norm_relu import eager
+from initbench_kernels.batch_norm_relu.function import apply_triton, choose_backend
 
 
 class _BatchNormReLU(nn.modules.batchnorm._BatchNorm):
@@ -27,6 +31,8 @@ class _BatchNormReLU(nn.modules.batchnorm._BatchNorm):
         same two launches that compute the output; momentum None (the cumulative average) costs no synchronization.
         """
         self._check_input_dim(input)
+        if is_eager_by_default(self.backend, input) and not torch.compiler.is_compiling():
+            return self._eager(input, residual)
         affine = (self.weight, self.bias)
         use_batch = self.training or (self.running_mean is None and self.running_var is None)
         keeps_running = not self.training or self.track_running_stats
@@ -38,13 +44,16 @@ class _BatchNormReLU(nn.modules.batchnorm._BatchNorm):
         batches = self.num_batches_tracked if self.training and self.track_running_stats else None
         if name == "eager":
             if self.momentum is None and batches is not None and torch.compiler.is_compiling():
-                return eager_tail(self._cumulative(input, batches), residual)
-            return eager_tail(super().forward(input), residual)
+                return eager.batch_norm_relu(partial(self._cumulative, batches=batches), input, residual, training=True)
+            return self._eager(input, residual)
         # PyTorch's rule where there is no counter to average by.
         momentum = 0.0 if self.momentum is None and batches is None else self.momentum
         return apply_triton(
             input, residual, affine, running, batches, training=use_batch, momentum=momentum, eps=self.eps
         )
+
+    def _eager(self, input: Tensor, residual: Tensor | None) -> Tensor:
+        return eager.batch_norm_relu(super().forward, input, residual, training=self.training)
 
     def _cumulative(self, input: Tensor, batches: Tensor) -> Tensor:
         """As PyTorch's forward pass for momentum None, but without its float(batches), which breaks a graph in two."""
