@@ -18,9 +18,9 @@ _VARIABLE = "INITBENCH_BACKEND"
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 
-def is_eager_by_default(requested: str | None, x: torch.Tensor) -> bool:
-    """Whether nobody names a backend and the device's default is eager: what every call on a CPU asks first."""
-    return requested is None and not x.is_cuda and _VARIABLE not in os.environ
+def is_surely_eager(requested: str | None, x: torch.Tensor) -> bool:
+    """Whether eager is named, or nothing is and the device's default is eager: asked first, for every call pays it."""
+    return requested == "eager" or (requested is None and not x.is_cuda and _VARIABLE not in os.environ)
 
 
 def _interprets() -> bool:

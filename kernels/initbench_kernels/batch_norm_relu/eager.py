@@ -7,8 +7,6 @@ normalized as its transpose, [1, channels, rows], whose sums PyTorch takes in fl
 backward pass, one tensor of the input's size more than otherwise: narrow matrices are small.
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
@@ -21,25 +19,8 @@ NARROW_BYTES, NARROW_ROWS = 32, 2**14
 _COMPUTED = 4
 
 
-def batch_norm_relu(
-    batch_norm: Callable[[Tensor], Tensor], x: Tensor, residual: Tensor | None, *, training: bool
-) -> Tensor:
-    """Return relu(batch_norm(x) + residual).
-
-    Args:
-        batch_norm: PyTorch's, of [N, C, ...]: all its arguments but the input are bound.
-        x: [N, C, ...].
-        residual: broadcastable to x, or None.
-        training: whether `batch_norm` uses the batch's statistics.
-    """
-    if training and _is_narrow(x):
-        y = torch.stack(batch_norm(torch.stack(x.unbind(1)).unsqueeze(0)).squeeze(0).unbind(), dim=1)
-    else:
-        y = batch_norm(x)
-    return _tail(y, residual)
-
-
-def _is_narrow(x: Tensor) -> bool:
+def is_narrow(x: Tensor) -> bool:
+    """Whether a training pass over `x` is faster by columns."""
     return (
         x.ndim == 2
         and x.shape[0] >= NARROW_ROWS
@@ -52,11 +33,18 @@ def _is_narrow(x: Tensor) -> bool:
     )
 
 
-def _tail(y: Tensor, residual: Tensor | None) -> Tensor:
-    """Add the residual and apply ReLU to a batch norm's fresh output, in place.
+def transpose(x: Tensor) -> Tensor:
+    """Return a narrow matrix [R, C] as the input [1, C, R] of a batch norm."""
+    return torch.stack(x.unbind(1)).unsqueeze(0)
+
+
+def finish(y: Tensor, residual: Tensor | None, *, transposed: bool) -> Tensor:
+    """Add the residual and apply ReLU to a batch norm's fresh output, in place; `transposed` undoes `transpose` first.
 
     Neither the batch norm's backward nor the addition's needs that output, and the ReLU's needs its own result only.
     """
+    if transposed:
+        y = torch.stack(y.squeeze(0).unbind(), dim=1)
     if residual is not None:
         y = y.add_(residual) if residual.dtype == y.dtype else y + residual
     return y.relu_()

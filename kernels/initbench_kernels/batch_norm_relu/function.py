@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from initbench_kernels.backend import is_eager_by_default, resolve_backend
+from initbench_kernels.backend import is_surely_eager, resolve_backend
 from initbench_kernels.batch_norm_relu import eager, operators, reference, signs
 from initbench_kernels.batch_norm_relu.layout import dense
 
@@ -148,8 +148,6 @@ def choose_backend(
     Raises:
         ValueError, RuntimeError: as `resolve_backend`.
     """
-    if is_eager_by_default(backend, x):
-        return "eager"
     if backend is None and operators.in_transform():
         # PyTorch's batch norm has rules for every torch.func transform, vmap among them.
         backend = "eager"
@@ -220,12 +218,12 @@ def batch_norm_relu(
         ValueError: what `F.batch_norm` raises (one value per channel in training, eps), or an unknown backend.
         RuntimeError: what `F.batch_norm` raises (wrong channel counts), or a named backend that cannot serve the call.
     """
-    affine, running = (weight, bias), (running_mean, running_var)
-    name = choose_backend(backend, input, residual, affine, running, training=training, momentum=momentum, eps=eps)
-    if name == "eager":
-
-        def batch_norm(x: Tensor) -> Tensor:
-            return F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
-
-        return eager.batch_norm_relu(batch_norm, input, residual, training=training)
-    return apply_triton(input, residual, affine, running, None, training=training, momentum=momentum, eps=eps)
+    if not is_surely_eager(backend, input):
+        affine, running = (weight, bias), (running_mean, running_var)
+        name = choose_backend(backend, input, residual, affine, running, training=training, momentum=momentum, eps=eps)
+        if name == "triton":
+            return apply_triton(input, residual, affine, running, None, training=training, momentum=momentum, eps=eps)
+    narrow = training and eager.is_narrow(input)
+    x = eager.transpose(input) if narrow else input
+    y = F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
+    return eager.finish(y, residual, transposed=narrow)

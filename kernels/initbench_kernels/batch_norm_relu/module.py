@@ -1,12 +1,10 @@
 """`BatchNormReLU1d/2d/3d`: nn.BatchNorm1d/2d/3d with the ReLU that follows it (and a residual before that)."""
 
-from functools import partial
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from initbench_kernels.backend import is_eager_by_default
+from initbench_kernels.backend import is_surely_eager
 from initbench_kernels.batch_norm_relu import eager
 from initbench_kernels.batch_norm_relu.function import apply_triton, choose_backend
 
@@ -31,7 +29,7 @@ class _BatchNormReLU(nn.modules.batchnorm._BatchNorm):
         same two launches that compute the output; momentum None (the cumulative average) costs no synchronization.
         """
         self._check_input_dim(input)
-        if is_eager_by_default(self.backend, input) and not torch.compiler.is_compiling():
+        if is_surely_eager(self.backend, input) and not torch.compiler.is_compiling():
             return self._eager(input, residual)
         affine = (self.weight, self.bias)
         use_batch = self.training or (self.running_mean is None and self.running_var is None)
@@ -44,7 +42,7 @@ class _BatchNormReLU(nn.modules.batchnorm._BatchNorm):
         batches = self.num_batches_tracked if self.training and self.track_running_stats else None
         if name == "eager":
             if self.momentum is None and batches is not None and torch.compiler.is_compiling():
-                return eager.batch_norm_relu(partial(self._cumulative, batches=batches), input, residual, training=True)
+                return eager.finish(self._cumulative(input, batches), residual, transposed=False)
             return self._eager(input, residual)
         # PyTorch's rule where there is no counter to average by.
         momentum = 0.0 if self.momentum is None and batches is None else self.momentum
@@ -53,7 +51,9 @@ class _BatchNormReLU(nn.modules.batchnorm._BatchNorm):
         )
 
     def _eager(self, input: Tensor, residual: Tensor | None) -> Tensor:
-        return eager.batch_norm_relu(super().forward, input, residual, training=self.training)
+        narrow = self.training and eager.is_narrow(input)
+        y = super().forward(eager.transpose(input) if narrow else input)
+        return eager.finish(y, residual, transposed=narrow)
 
     def _cumulative(self, input: Tensor, batches: Tensor) -> Tensor:
         """As PyTorch's forward pass for momentum None, but without its float(batches), which breaks a graph in two."""
