@@ -19,8 +19,8 @@ from initbench_core.training.together import STACK_LIMIT
 class Config:
     """A trial."""
 
-    # "well"; "badly" raises; "unbuildable" names what does not exist; "killed" dies in its first attempt; "never" hangs
-    # with seed 3.
+    # "well"; "badly" raises; "unbuildable" names what does not exist; "hungry" wants more memory than there is;
+    # "killed" loses its process in the first attempt, "lost" in each; "never" hangs with seed 3.
     ends: str
     seed: int
 
@@ -51,6 +51,10 @@ class Draws:
         if config.ends == "killed" and self.notes and not self.notes.exists():
             self.notes.write_text("died")
             os.kill(os.getpid(), signal.SIGKILL)
+        if config.ends == "lost":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if config.ends == "hungry":
+            torch.empty(2**50, dtype=torch.uint8)
         if config.ends == "never" and config.seed == 3:
             time.sleep(1000)
         setting.progress(0.5)

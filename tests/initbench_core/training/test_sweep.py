@@ -20,6 +20,7 @@ from initbench_core.training.together import STACK_LIMIT
 from tests.initbench_core.training.fake_experiments import Config, Draws, DrawsInPairs, DrawsTogether
 
 SETTING = Setting(seeds=4)
+LIMIT = 4.0  # seconds for a trial that takes none: a new process first imports for one or two what determinism wants
 
 
 @pytest.fixture(autouse=True)
@@ -114,14 +115,14 @@ def test_the_time_limit_of_a_stack_is_that_of_its_trials(tmp_path: Path) -> None
     """Of three pairs the one that hangs ends after two trials' time, and in it the one trial that hangs fails."""
     executor = LocalExecutor([{"OMP_NUM_THREADS": "1"}] * 2, lambda trials: None)
     configs = [Config("never", seed) for seed in range(6)]
-    records = run(tmp_path, DrawsInPairs(), configs, executor, timeout=1.5)
+    records = run(tmp_path, DrawsInPairs(), configs, executor, timeout=LIMIT)
     executor.close()
-    assert records.warnings == ["2 trials that failed together ran apart: longer than 3 s"]
+    assert records.warnings == [f"2 trials that failed together ran apart: longer than {2 * LIMIT:g} s"]
     assert sorted(draws(records)) == [0, 1, 2, 4, 5]
     (failed,) = read(records.path).failed
     assert failed.failure is not None
     assert (failed.config["seed"], failed.failure.reason) == (3, "timeout")
-    assert failed.failure.message == "longer than 1.5 s"
+    assert failed.failure.message == f"longer than {LIMIT:g} s"
     assert records.path.read_bytes().count(b"\n") == 6
 
 
@@ -177,6 +178,27 @@ def check_that_a_kill_costs_nothing(executor: Executor, folder: Path) -> None:
 def test_a_worker_killed_in_mid_trial_loses_nothing_and_repeats_nothing(tmp_path: Path) -> None:
     executor = LocalExecutor([{"OMP_NUM_THREADS": "1"}] * 2, lambda trials: None)
     check_that_a_kill_costs_nothing(executor, tmp_path)
+    executor.close()
+
+
+def check_that_failures_are_recorded_with_their_reasons(executor: Executor, folder: Path) -> None:
+    """And the sweep goes on."""
+    ends = ("well", "badly", "hungry", "never", "lost", "well")
+    configs = [Config(end, seed) for seed, end in enumerate(ends)]
+    records = run(folder, Draws(), configs, executor, timeout=LIMIT, retries=1)
+    content = read(records.path)
+    assert sorted(record.config["seed"] for record in content.records) == [0, 5]
+    failures = {record.config["ends"]: record.failure for record in content.failed}
+    assert {end: (failure.reason, failure.attempts) for end, failure in failures.items() if failure} == {
+        "badly": ("raised", 1), "hungry": ("out_of_memory", 1), "never": ("timeout", 1), "lost": ("crashed", 2)
+    }  # fmt: skip
+    assert records.path.read_bytes().count(b"\n") == len(configs)
+    assert all(failure and failure.message for failure in failures.values())
+
+
+def test_failures_are_recorded_with_their_reasons(tmp_path: Path) -> None:
+    executor = LocalExecutor([{"OMP_NUM_THREADS": "1"}] * 2, lambda trials: None)
+    check_that_failures_are_recorded_with_their_reasons(executor, tmp_path)
     executor.close()
 
 
