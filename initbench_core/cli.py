@@ -199,8 +199,16 @@ class _Terminated(BaseException):
     """The process was asked to end (SIGTERM), as a batch system does."""
 
 
-def _terminate(signum: int, frame: FrameType | None) -> None:
-    raise _Terminated
+def _end_by(number: signal.Signals, error: type[BaseException]) -> None:
+    """Have a signal raise `error`, once: a second one must not cut short the ending of the workers."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_IGN)
+        raise error
+
+    # A shell has its background jobs ignore Ctrl-C: so it stays.
+    if signal.getsignal(number) is not signal.SIG_IGN:
+        signal.signal(number, end)
 
 
 def main() -> int:
@@ -209,7 +217,8 @@ def main() -> int:
     0 (done), 1 (`compare` found a regression), 2 (the user can put it right), 3 (some trials failed), 130 (interrupted)
     or 143 (terminated).
     """
-    signal.signal(signal.SIGTERM, _terminate)
+    _end_by(signal.SIGINT, KeyboardInterrupt)
+    _end_by(signal.SIGTERM, _Terminated)
     interrupted = "interrupted: finished trials are recorded; the same command (without --fresh) continues from there"
     try:
         # Some versions of typer return 130 for an interruption, others raise.

@@ -86,6 +86,20 @@ def test_the_command_line_and_the_kernels_start_light() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_what_runs_in_a_worker_cannot_write_records() -> None:
+    """The driver alone does: all that a trial needs is loaded, and nothing that opens a file of records."""
+    code = (
+        "import sys, initbench_core.training.cell, initbench_core.execution.worker\n"
+        "import initbench_core.execution.ray_cluster\n"
+        "from initbench_core.experiments import Experiment, names\n"
+        "assert all(Experiment(name).runs_together in (True, False) for name in names())\n"
+        "assert 'initbench_core.experiments.tanh_phase' in sys.modules\n"
+        "assert not {'initbench_core.records.store', 'initbench_core.training.sweep'} & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=PATHS)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_gpu_check_needs_few_packages() -> None:
     """Whoever has a GPU may be unable to install anything: what torch and the check itself need has to do."""
     absent = ("mlxtend", "torchvision", "jinja2", "asv", "pytest_benchmark", "hypothesis", "tensorboard")

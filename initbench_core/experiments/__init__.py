@@ -13,6 +13,7 @@ It may define
 
 - `run_together(configs, setting)`: trials that differ in nothing but their seed in one go; entry i is what `run` would
   have yielded for configuration i;
+- `weights(config)`: how many weights a trial's network has, where those of many seeds are too large to train together;
 - `claims(records)`: its part of the report's story (`presentation.story`);
 - `TIMED = True`: its numbers are times, so that nothing else may run beside it.
 
@@ -94,6 +95,11 @@ class Experiment:
         """Run trials that differ only in their seed; entry i is what `run` would yield for configuration i."""
         together: Sequence[Iterable[Emission]] = self._module.run_together(configs, setting)
         return together
+
+    def weights(self, config: Any) -> int:
+        """Return how many weights a trial's network has; 0 where those of all seeds may train together."""
+        count: Callable[[Any], int] | None = getattr(self._module, "weights", None)
+        return count(config) if count else 0
 
     @property
     def timed(self) -> bool:

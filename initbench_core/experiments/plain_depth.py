@@ -28,7 +28,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from torch import nn
 
-from initbench_core.networks.models import NORM_PLACES, mlp
+from initbench_core.networks.models import NORM_PLACES, mlp, mlp_weights
 from initbench_core.presentation.depth_study import PLACES, curves, outcome_maps, propagation, step_maps
 from initbench_core.presentation.statistics import bootstrap_ratio, interval, restricted_mean, separates, wilson
 from initbench_core.presentation.story import Claim
@@ -97,6 +97,11 @@ def _look(model: nn.Module, data: Data, config: Config) -> Iterator[Emission]:
     for found in probe_at_init(model, batch, norm=config.norm):
         axes = {axis: list(at)[::step] for axis, at in found.axes.items()}
         yield Measurement(found.metric, found.unit, list(found.values)[::step] if axes else found.values, axes)
+
+
+def weights(config: Config) -> int:
+    """Count the weights of a network; those of BatchNorm are few."""
+    return mlp_weights(784, 100, config.depth, 10)
 
 
 def run(config: Config, setting: Setting) -> Iterator[Emission]:

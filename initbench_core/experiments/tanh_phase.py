@@ -22,7 +22,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from torch import nn
 
-from initbench_core.networks.models import mlp
+from initbench_core.networks.models import mlp, mlp_weights
 from initbench_core.networks.theory import critical_weight_variance, depth_scale
 from initbench_core.presentation import maps, plots
 from initbench_core.presentation.statistics import Interval, interval
@@ -91,6 +91,11 @@ def prepare(config: Config, setting: Setting) -> tuple[nn.Module, Data, Recipe]:
         evaluate_every=config.epochs,
     )
     return model, data, recipe
+
+
+def weights(config: Config) -> int:
+    """Count the weights of a network; those of BatchNorm are few."""
+    return mlp_weights(784, config.width, config.depth, 10)
 
 
 def run(config: Config, setting: Setting) -> Iterator[Emission]:

@@ -1,5 +1,6 @@
 """The networks of the suite: MLP, CNNs and residual MLP, with normalization none, before or after the activation."""
 
+import itertools
 from collections.abc import Callable
 
 import torch
@@ -53,6 +54,12 @@ def mlp(
         layers.append(nn.Linear(width if i else inputs, width, bias=bias))
         layers += _activate(width, activation, norm, nn.BatchNorm1d)
     return nn.Sequential(*layers, nn.Linear(width if depth else inputs, outputs))
+
+
+def mlp_weights(inputs: int, width: int, depth: int, outputs: int) -> int:
+    """Return how many weights and biases `mlp` has, those of BatchNorm apart."""
+    sizes = [inputs, *[width] * depth, outputs]
+    return sum((fan_in + 1) * fan_out for fan_in, fan_out in itertools.pairwise(sizes))
 
 
 def cnn(*, norm: str = "after", implementation: str = "native", dropout: float = 0.5) -> nn.Sequential:

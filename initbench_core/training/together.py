@@ -7,7 +7,6 @@ leaves the stack, and the NaN of one never touches another.
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from math import nan
 from typing import Any
 
@@ -26,9 +25,14 @@ from initbench_core.training.trial_log import TrialLog, batch_bounds, batch_orde
 
 Prepare = Callable[[Any, Setting], tuple[nn.Module, Data, Recipe]]
 
-# Bytes of weights in one stack. Training takes some six times as much memory, 12 GiB for 20 networks of 300 layers of
-# 300 units; on a CPU such networks are no faster together than one by one.
-STACK_LIMIT = {"cpu": 2**28, "cuda": 2**31}
+# Bytes of weights in one stack. Training takes some six times as much memory. On a CPU networks of 300 units are no
+# faster together than one by one, and this many bytes of them train for under ten minutes: what an interruption costs.
+STACK_LIMIT = {"cpu": 2**27, "cuda": 2**31}
+
+
+def stack_size(weights: int, device: str) -> int:
+    """Return how many networks of so many float32 weights train together, at least 1."""
+    return max(1, STACK_LIMIT[device] // max(1, 4 * weights))
 
 
 def train_together(
@@ -58,7 +62,7 @@ def train_together(
 
 
 def train_cell(prepare: Prepare, configs: Sequence[Any], setting: Setting) -> list[list[Emission]]:
-    """Train configurations that differ in nothing but their seed, in as few stacks as `STACK_LIMIT` allows.
+    """Train configurations that differ in nothing but their seed, in one stack.
 
     Args:
         prepare: returns model, data and recipe of a configuration; data and recipe do not depend on its seed.
@@ -67,25 +71,21 @@ def train_cell(prepare: Prepare, configs: Sequence[Any], setting: Setting) -> li
 
     Returns:
         For each configuration what its training yields.
+
+    Raises:
+        ValueError: their networks are too large for one stack; nothing has been trained.
     """
-    results: list[list[Emission]] = []
     models: list[nn.Module] = []
     for config in configs:
         model, data, recipe = seeded(prepare, config, setting)
+        weights = sum(p.numel() for p in model.parameters())
+        if len(configs) > stack_size(weights, setting.device):
+            raise ValueError(
+                f"{len(configs)} networks of {weights:,} weights are too large for one stack: let weights(config) of "
+                f"their experiment count them, and they become several jobs"
+            )
         models.append(model)
-        size = sum(p.numel() * p.element_size() for p in model.parameters())
-        done = len(results) + len(models)
-        if done == len(configs) or (len(models) + 1) * size > STACK_LIMIT[setting.device]:
-            seeds = [c.seed for c in configs[len(results) : done]]
-            part = _share(setting, len(results) / len(configs), done / len(configs))
-            results += train_together(models, data, recipe, seeds=seeds, setting=part)
-            models = []
-    return results
-
-
-def _share(setting: Setting, start: float, end: float) -> Setting:
-    """Return the setting of a part of the work, whose progress runs from `start` to `end`."""
-    return replace(setting, progress=lambda fraction: setting.progress(start + fraction * (end - start)))
+    return train_together(models, data, recipe, seeds=[config.seed for config in configs], setting=setting)
 
 
 class _Together:

@@ -16,10 +16,10 @@ ARGUMENTS = ("run", "gradient_clipping", "--profile", "smoke", "--seeds", "20", 
 TRIALS = 20 * 14
 
 
-def start(out: Path, jobs: int) -> subprocess.Popen[str]:
+def start(out: Path, *where: str) -> subprocess.Popen[str]:
     """Start a run of 280 short trials and wait until some are recorded."""
     process = subprocess.Popen(
-        [*COMMAND, *ARGUMENTS, str(out), "--jobs", str(jobs)],
+        [*COMMAND, *ARGUMENTS, str(out), *where],
         env=ENVIRONMENT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -34,27 +34,42 @@ def start(out: Path, jobs: int) -> subprocess.Popen[str]:
     return process
 
 
-def workers(process: subprocess.Popen[str]) -> list[int]:
-    """Return the worker processes of a run."""
+def descendants(process: subprocess.Popen[str]) -> list[int]:
+    """Return the processes that a run has started, and those that they have."""
     listed = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
-    pairs = [line.split() for line in listed.splitlines()]
-    return [int(pid) for pid, parent in pairs if int(parent) == process.pid]
+    pairs = [tuple(map(int, line.split())) for line in listed.splitlines()]
+    found = [process.pid]
+    for ancestor in found:
+        found += [pid for pid, parent in pairs if parent == ancestor]
+    return found[1:]
+
+
+JOBS = {"one": ("--jobs", "1"), "two": ("--jobs", "2"), "ray": ("--executor", "ray")}
 
 
 @pytest.mark.parametrize(
-    ("number", "code", "jobs"), [(signal.SIGINT, 130, 1), (signal.SIGTERM, 143, 2), (signal.SIGKILL, -9, 2)]
+    ("number", "code", "where"),
+    [
+        (signal.SIGINT, 130, "one"),
+        (signal.SIGTERM, 143, "two"),
+        (signal.SIGKILL, -9, "two"),
+        (signal.SIGTERM, 143, "ray"),
+    ],
 )
-def test_an_interrupted_run_continues_where_it_stopped(tmp_path: Path, number: int, code: int, jobs: int) -> None:
-    process = start(tmp_path, jobs)
+def test_an_interrupted_run_continues_where_it_stopped(tmp_path: Path, number: int, code: int, where: str) -> None:
+    if where == "ray":
+        pytest.importorskip("ray")
+    process = start(tmp_path, *JOBS[where])
     # A second run into the same folder meanwhile is refused, and disturbs nothing.
-    if number == signal.SIGINT:
+    if where == "one":
         process.send_signal(signal.SIGSTOP)  # lest it finish while the second one starts
         second = subprocess.run([*COMMAND, *ARGUMENTS, str(tmp_path)], env=ENVIRONMENT, capture_output=True, text=True)
         assert second.returncode == 2
         assert f"being written by process {process.pid}" in second.stderr
         process.send_signal(signal.SIGCONT)
-    pids = workers(process)
-    assert len(pids) == (jobs if jobs > 1 else 0)
+    pids = descendants(process)
+    # Ray starts servers of its own beside its workers.
+    assert len(pids) > 2 if where == "ray" else len(pids) == {"one": 0, "two": 2}[where]
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == code
@@ -68,15 +83,31 @@ def test_an_interrupted_run_continues_where_it_stopped(tmp_path: Path, number: i
     assert 3 <= len(done) < TRIALS
     manifest = json.loads((tmp_path / "runs" / "gradient_clipping-smoke-cpu.manifest.json").read_text())
     assert manifest["finished"] is False
-    if number in (signal.SIGINT, signal.SIGKILL):
+    if (number, where) != (signal.SIGTERM, "two"):
         again = subprocess.run(
-            [*COMMAND, *ARGUMENTS, str(tmp_path), "--jobs", str(jobs)], env=ENVIRONMENT, capture_output=True, text=True
+            [*COMMAND, *ARGUMENTS, str(tmp_path), *JOBS[where]], env=ENVIRONMENT, capture_output=True, text=True
         )
         assert again.returncode == 0, again.stderr
         lines = records.read_bytes()
         assert lines.startswith(kept), "finished trials are not run again"
         keys = [json.loads(line)["key"] for line in lines.splitlines()]
         assert len(keys) == len(set(keys)) == TRIALS
+
+
+def test_who_presses_again_and_again_is_told_once(tmp_path: Path) -> None:
+    process = start(tmp_path, *JOBS["two"])
+    pids = descendants(process)
+    while process.poll() is None:
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.01)
+    _, errors = process.communicate()
+    assert process.returncode == 130
+    assert errors.count("\n") == 1
+    assert "the same command (without --fresh) continues from there" in errors
+    assert are_gone(pids)
+    content = read(tmp_path / "runs" / "gradient_clipping-smoke-cpu.jsonl")
+    assert len(content.records) >= 3
+    assert not content.damaged
 
 
 def test_an_unfinished_run_is_named_and_not_drawn(call: Call, tmp_path: Path) -> None:

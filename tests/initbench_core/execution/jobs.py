@@ -26,6 +26,16 @@ class Say:
 
 
 @dataclass(frozen=True)
+class Devices:
+    """Returns which GPUs its process may use."""
+
+    trials: int = 1
+
+    def __call__(self, progress: Progress) -> str:
+        return os.environ.get("CUDA_VISIBLE_DEVICES", "all")
+
+
+@dataclass(frozen=True)
 class Die:
     """Is killed in its first attempts, and notes each in a file."""
 

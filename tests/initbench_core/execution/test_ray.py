@@ -23,6 +23,7 @@ from tests.initbench_core.execution.jobs import Allocate, Die, Hang, Raise, Say,
 from tests.initbench_core.training.test_sweep import (
     check_that_a_kill_costs_nothing,
     check_that_an_unbuildable_configuration_ends_the_sweep,
+    check_that_failures_are_recorded_with_their_reasons,
 )
 
 pytest.importorskip("ray")
@@ -66,6 +67,10 @@ def test_faults_cost_their_own_job_alone(executor: RayExecutor, tmp_path: Path) 
 
 def test_a_worker_killed_in_mid_trial_loses_nothing_and_repeats_nothing(executor: RayExecutor, tmp_path: Path) -> None:
     check_that_a_kill_costs_nothing(executor, tmp_path)
+
+
+def test_failures_are_recorded_with_their_reasons(executor: RayExecutor, tmp_path: Path) -> None:
+    check_that_failures_are_recorded_with_their_reasons(executor, tmp_path)
 
 
 def test_a_configuration_that_cannot_be_built_ends_the_sweep(executor: RayExecutor, tmp_path: Path) -> None:

@@ -15,14 +15,15 @@ from initbench_core.experiments import (
     activation_bn,
     max_stable_lr,
     names,
+    plain_depth,
     residual,
     steps_to_target,
     tanh_phase,
 )
 from initbench_core.presentation.plots import style
 from initbench_core.records.schema import Emission, Measurement, Outcome, Record, scalar
+from initbench_core.training.cell import run_trial
 from initbench_core.training.setting import Setting
-from initbench_core.training.sweep import run_trial
 from tests import tolerances
 
 SMOKE = Setting(profile="smoke", seeds=2)
@@ -50,6 +51,14 @@ def test_a_cell_gives_each_seed_what_it_has_alone(name: str) -> None:
             assert found[metric] == pytest.approx(
                 values, rel=tolerances.TOGETHER_RELATIVE, abs=tolerances.TOGETHER_ABSOLUTE, nan_ok=True
             ), metric
+
+
+@pytest.mark.parametrize("experiment", [plain_depth, tanh_phase])
+def test_the_weights_of_a_network_are_counted_without_building_it(experiment: Any) -> None:
+    for config in experiment.grid(SMOKE):
+        model, _, _ = experiment.prepare(config, SMOKE)
+        counted = sum(p.numel() for p in model.parameters())
+        assert experiment.weights(config) == pytest.approx(counted, rel=0.03 if "norm" in vars(config) else 0)
 
 
 def test_saturation_updates_and_memory_of_every_activation() -> None:

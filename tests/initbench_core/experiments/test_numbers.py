@@ -12,8 +12,8 @@ from initbench_core.experiments import initializer_moments as moments
 from initbench_core.networks.theory import batch_norm_gradient_growth, relu_growth
 from initbench_core.records.frame import tidy
 from initbench_core.records.schema import Record
+from initbench_core.training.cell import run_trial
 from initbench_core.training.setting import Setting
-from initbench_core.training.sweep import run_trial
 from tests import tolerances
 
 QUICK = Setting(profile="quick", seeds=1)

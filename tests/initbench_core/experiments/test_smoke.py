@@ -14,8 +14,8 @@ from initbench_core.records.folder import ResultsFolder, RunName
 from initbench_core.records.schema import Outcome, Record
 from initbench_core.records.store import read
 from initbench_core.runner import run_experiments
+from initbench_core.training.cell import run_trial
 from initbench_core.training.setting import Setting
-from initbench_core.training.sweep import run_trial
 
 
 @pytest.fixture(autouse=True)

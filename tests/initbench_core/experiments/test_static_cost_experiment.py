@@ -11,8 +11,8 @@ from initbench_core.comparison.changes import compare
 from initbench_core.comparison.sources import Run
 from initbench_core.experiments import Experiment, static_cost
 from initbench_core.records.schema import Record
+from initbench_core.training.cell import run_trial
 from initbench_core.training.setting import Setting
-from initbench_core.training.sweep import run_trial
 
 BUILD = static_cost.Config("dx-rows_64-bf16", "sm_90")
 FILLS = static_cost.Config("random_fill", static_cost.INTERPRETER)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,18 +12,21 @@ import torch
 from initbench_core.networks.initializers import fill_weight_
 from initbench_core.records.schema import Emission, Outcome, scalar
 from initbench_core.training.setting import Setting
+from initbench_core.training.together import STACK_LIMIT
 
 
 @dataclass(frozen=True)
 class Config:
     """A trial."""
 
-    ends: str  # "well"; "badly" raises; "unbuildable" names what does not exist; "killed" dies in its first attempt
+    # "well"; "badly" raises; "unbuildable" names what does not exist; "hungry" wants more memory than there is;
+    # "killed" loses its process in the first attempt, "lost" in each; "never" hangs with seed 3.
+    ends: str
     seed: int
 
 
 class Draws:
-    """Draws a number from the seed; each trial run is noted in a file, where one is named."""
+    """Draws a number from the seed; the death of a worker is noted in a file, where one is named."""
 
     name = "draws"
     runs_together = False
@@ -34,6 +38,10 @@ class Draws:
         """A trial per seed."""
         return [Config("well", seed) for seed in range(setting.seeds)]
 
+    def weights(self, config: Config) -> int:
+        """It does not say."""
+        return 0
+
     def run(self, config: Config, setting: Setting) -> Iterator[Emission]:
         """Draw one number."""
         if config.ends == "badly":
@@ -43,6 +51,12 @@ class Draws:
         if config.ends == "killed" and self.notes and not self.notes.exists():
             self.notes.write_text("died")
             os.kill(os.getpid(), signal.SIGKILL)
+        if config.ends == "lost":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if config.ends == "hungry":
+            torch.empty(2**50, dtype=torch.uint8)
+        if config.ends == "never" and config.seed == 3:
+            time.sleep(1000)
         setting.progress(0.5)
         yield scalar("draw", "1", torch.rand(()).item())
         yield Outcome("trained")
@@ -67,3 +81,11 @@ class DrawsTogether(Draws):
         if any(config.seed == 13 for config in configs):
             raise ValueError("cannot stack seed 13")
         return [draw(config) for config in configs]
+
+
+class DrawsInPairs(DrawsTogether):
+    """The same, where two networks fit a stack."""
+
+    def weights(self, config: Config) -> int:
+        """Half of what may train together, at four bytes each."""
+        return STACK_LIMIT["cpu"] // 4 // 2

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import pytest
 import torch
@@ -212,7 +211,9 @@ def test_a_cell_draws_what_its_trials_draw_alone() -> None:
         assert_alike(emissions, list(train(model, data, recipe, seed=seed, setting=Setting())))
 
 
-def test_networks_too_large_for_one_stack_train_in_several(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_networks_too_large_for_one_stack_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An experiment that does not say how large they are learns it before the first step."""
+
     @dataclass(frozen=True)
     class Config:
         seed: int
@@ -220,18 +221,13 @@ def test_networks_too_large_for_one_stack_train_in_several(monkeypatch: pytest.M
     def prepare(config: Config, setting: Setting) -> tuple[nn.Module, Data, Recipe]:
         return build(config.seed), images(), RECIPE
 
-    def spy(models: Sequence[nn.Module], *args: Any, **options: Any) -> list[list[Emission]]:
-        stacks.append(len(models))
-        return train_together(models, *args, **options)
-
-    stacks: list[int] = []
-    told: list[float] = []
     bytes_of_one = sum(4 * p.numel() for p in build(0).parameters())
     monkeypatch.setattr("initbench_core.training.together.STACK_LIMIT", {"cpu": 2 * bytes_of_one})
-    monkeypatch.setattr("initbench_core.training.together.train_together", spy)
-    results = train_cell(prepare, [Config(seed) for seed in SEEDS], Setting(progress=told.append))
-    assert stacks == [2, 1]
-    for seed, result in zip(SEEDS, results, strict=True):
-        assert_alike(result, list(train(build(seed), images(), RECIPE, seed=seed, setting=Setting())))
-    assert told == sorted(told)
-    assert told[-1] == pytest.approx(1.0)
+    told: list[float] = []
+    setting = Setting(progress=told.append)
+    with pytest.raises(ValueError, match="3 networks of 467 weights are too large for one stack"):
+        train_cell(prepare, [Config(seed) for seed in SEEDS], setting)
+    assert not told
+    assert len(train_cell(prepare, [Config(seed) for seed in SEEDS[:2]], setting)) == 2
+    monkeypatch.setattr("initbench_core.training.together.STACK_LIMIT", {"cpu": 1})
+    assert len(train_cell(prepare, [Config(0)], setting)) == 1, "a single network is never too large"
