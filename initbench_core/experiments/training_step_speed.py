@@ -181,7 +181,7 @@ def table(records: Sequence[Record]) -> pd.DataFrame:
         values = frame[frame["metric"] == metric].set_index(["case", "implementation"])["value"]
         keys = zip(rows["case"], rows["implementation"], strict=True)
         rows[column] = pd.Series([values.get(key, float("nan")) for key in keys]) / unit
-    return rows.drop(columns="ratios").rename(columns={"case": "network"})
+    return rows.drop(columns=speed.SAMPLES).rename(columns={"case": "network"})
 
 
 def findings(records: Sequence[Record]) -> Iterator[str]:

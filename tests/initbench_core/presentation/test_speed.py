@@ -61,7 +61,16 @@ def test_the_mean_has_an_interval_over_rounds(rows: pd.DataFrame) -> None:
     assert alone.high - alone.low > means["fast"].high - means["fast"].low
     weighted = speed.mean_speedup(rivals, (rivals["implementation"] == "slow").astype(int))
     assert weighted.low < 0.5 < weighted.high < 0.55
-    assert [speed.against(means["fast"], goal) for goal in (1.5, 2.0, 3.0)] == ["met", "undecided", "missed"]
+
+
+def test_the_floor_goes_by_rounds(rows: pd.DataFrame) -> None:
+    """A pace that changes tenfold cancels; forward and backward move four copies' bytes."""
+    fast = rows[(rows["implementation"] == "fast") & (rows["case"] == "small")].set_index("pass")
+    for pass_name, copies in (("fwd_bwd", 4), ("eval", 1)):
+        over = speed.over_floor(rows)[rows.index[(rows["case"] == "small") & (rows["pass"] == pass_name)]]
+        assert [round(float(np.median(samples)) * copies) for samples in over] == [1, 10, 5, 10, 20]
+        assert over.iloc[2].std() * copies < 0.5
+    assert fast["samples"].map(len).tolist() == [30, 30]
 
 
 def test_without_a_baseline_there_is_no_speed_up() -> None:
