@@ -21,9 +21,9 @@ PASS_TITLES = {
     "step": "training step",
 }
 
-# The last row of the speed-ups, and how far their axis reaches at most.
+# The last row of the speed-ups, and how far their axis reaches for the sake of a few.
 MEAN = "geometric mean"
-FURTHEST = (0.4, 5.0)
+FEW, FURTHEST = 0.1, (0.4, 2.5)
 
 # Legend texts by implementation; its order gives each its colour and marker.
 Titles = Mapping[str, str]
@@ -64,10 +64,8 @@ def speedups(rows: pd.DataFrame, titles: Titles, *, title: str, shown: Collectio
         1, max(1, len(passes)), title=title, width=max(8.0, 2.0 + 2.5 * len(passes)),
         height=1.4 + (0.16 + 0.13 * len(names)) * len(places), sharey=True, sharex=True, squeeze=False,
     )  # fmt: skip
-    # Whoever is far off stands at the edge with a number, so that the others can be told apart.
-    low = max(FURTHEST[0], min(0.8, rows["speed-up"].min() / 1.15))
-    high = min(FURTHEST[1], max(1.25, rows["speed-up"].max() * 1.15))
-    grid[0][0].set(xscale="log", xlim=(low, high), ylim=(len(places) - 0.5, -0.5))
+    limits = _limits(rows["speed-up"])
+    grid[0][0].set(xscale="log", xlim=limits, ylim=(len(places) - 0.5, -0.5))
     for panel, pass_name in zip(grid[0], passes, strict=False):
         for i, name in enumerate(names):
             part = rows[(rows["pass"] == pass_name) & (rows["implementation"] == name)]
@@ -77,7 +75,7 @@ def speedups(rows: pd.DataFrame, titles: Titles, *, title: str, shown: Collectio
                 found[MEAN] = speed.mean_speedup(part)
             offset = (i - (len(names) - 1) / 2) * 0.8 / len(names)
             at = {places[case] + offset: ratio for case, ratio in found.items() if case in places}
-            _intervals(panel, at, (low, high), _look(name, titles))
+            _intervals(panel, at, limits, _look(name, titles))
         for between in range(1, len(places)):
             last = between == len(cases)
             panel.axhline(between - 0.5, color=plots.INK if last else "#e6e6e6", lw=0.8)
@@ -88,6 +86,13 @@ def speedups(rows: pd.DataFrame, titles: Titles, *, title: str, shown: Collectio
     grid[0][0].set_yticks(range(len(places)), list(places))
     _legend(figure, grid[0])
     return figure
+
+
+def _limits(ratios: pd.Series) -> tuple[float, float]:
+    """Return the ends of the axis; the few that are far off stand there, so that the others can be told apart."""
+    low, high = min(0.8, ratios.min() / 1.15), max(1.25, ratios.max() * 1.15)
+    most_low, most_high = ratios.quantile([FEW, 1 - FEW])
+    return max(low, min(FURTHEST[0], most_low / 1.15)), min(high, max(FURTHEST[1], most_high * 1.15))
 
 
 def _intervals(panel: Axes, at: Mapping[float, Interval], limits: tuple[float, float], look: dict[str, Any]) -> None:
