@@ -11,6 +11,11 @@ INTERPRETING = os.environ.get("TRITON_INTERPRET") == "1"
 collect_ignore = [] if INTERPRETING else ["interpreted"]
 
 
+def pytest_ignore_collect(config: pytest.Config) -> bool | None:
+    """Leave the tests out of `pytest --benchmark-only`: their skips, a line each, would bury its tables."""
+    return True if config.getoption("benchmark_only", default=False) else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what needs a GPU where there is none."""
     if torch.cuda.is_available():

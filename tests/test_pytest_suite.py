@@ -53,6 +53,15 @@ def test_what_is_wrong_fails_and_what_is_right_is_timed(tmp_path: Path) -> None:
         assert noted["copies"] > 0
 
 
+def test_benchmarks_alone_are_collected_for_their_tables() -> None:
+    """From the root, as the README says: no test is there to be skipped, and no report of it."""
+    done = run("--benchmark-only", "--collect-only")
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = {line.split("::")[0] for line in done.stdout.splitlines() if "::" in line}
+    assert SUITE in found
+    assert {Path(name).parent for name in found} == {Path(SUITE).parent}
+
+
 def test_a_plain_run_times_nothing() -> None:
     done = run("benchmarks/pytest_suite", "-k", "eager")
     assert done.returncode == 0, done.stdout + done.stderr

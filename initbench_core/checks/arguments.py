@@ -17,7 +17,7 @@ def check_positive(options: object, *names: str) -> None:
     """
     for name in names:
         if (number := getattr(options, name)) < 1:
-            raise UserError(f"--{name} {number}: give a number of at least 1")
+            raise UserError(f"--{name.replace('_', '-')} {number}: give a number of at least 1")
 
 
 def check_fits(what: str, num_bytes: int) -> None:

@@ -4,7 +4,7 @@
 
 Trains MLPs of width 100 and depth 3 with BatchNorm on the 5,000 digits in batches of 128, 10 seeds, both ways in turns,
 and prints trials per second and their ratio: the median over rounds with a 95% bootstrap interval. Exit status: 0 the
-target is met (2 times on a CPU, 10 times on CUDA), 1 it is not, 2 an argument is wrong.
+whole interval is at or above the target (2 times on a CPU, 10 times on CUDA), 1 it is not, 2 an argument is wrong.
 """
 
 import argparse
@@ -16,6 +16,7 @@ from torch import nn
 from initbench_core.checks.arguments import check_fits, check_positive
 from initbench_core.environment import choose_device, device_name
 from initbench_core.errors import UserError
+from initbench_core.measurement.goals import against
 from initbench_core.measurement.timing import Estimate, estimate, paired_times_ms
 from initbench_core.networks.initializers import initialize_layers_
 from initbench_core.networks.models import mlp
@@ -92,10 +93,9 @@ def main(arguments: list[str] | None = None) -> int:
         rounds=options.rounds,
     )
     target = TARGETS[device]
-    met = ratio.median >= target
-    print(f"     ratio: {ratio.median:.2f} [{ratio.low:.2f}, {ratio.high:.2f}], target {target:g}", end=": ")
-    print("met" if met else "MISSED")
-    return 0 if met else 1
+    verdict = against(ratio.low, ratio.high, least=target)
+    print(f"     ratio: {ratio.median:.2f} [{ratio.low:.2f}, {ratio.high:.2f}], target {target:g}: {verdict}")
+    return 0 if verdict == "met" else 1
 
 
 if __name__ == "__main__":

@@ -22,29 +22,33 @@ Source: the targets are this project's own; the shapes are torchvision's, by one
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
 from initbench_core.measurement import contest, shapes
-from initbench_core.measurement.roofline import COPY, bandwidth_gbps, floor_ms
+from initbench_core.measurement.contest import Question
+from initbench_core.measurement.goals import GOALS, Goal
+from initbench_core.measurement.roofline import COPY, bandwidth_gbps
 from initbench_core.measurement.shapes import Shape
 from initbench_core.measurement.timing import default_algorithms
 from initbench_core.measurement.workload import PASSES, Workload
 from initbench_core.networks.implementations import BASELINE, IMPLEMENTATIONS, forget_compiled
-from initbench_core.presentation import speed, speed_plots
+from initbench_core.presentation import speed, speed_plots, targets
 from initbench_core.presentation.statistics import ratio_text
 from initbench_core.records.frame import tidy
 from initbench_core.records.schema import Emission, Note, Record, scalar
 from initbench_core.training.setting import Setting
 
 TIMED = True
-# The project's own implementation on each device, its target over the baseline, and the least for any one shape.
-OWN = {"cpu": ("fused_eager", 1.1, 0.97), "cuda": ("fused_triton", 2.0, 1.0)}
 LARGE_MB = 1.0
 MOST_BYTES = {"cpu": 2**28, "cuda": 2**30}
 SHOWN = 24
+# Shapes named beside their points: those furthest from the floor, which have a reason of their own, few channels say.
+NAMED = 2
 # Who takes part of those that compile; max-autotune takes a minute a shape.
 COMPILED = {"none": (), "default": ("torch_compile",), "all": ("torch_compile", "torch_compile_max_autotune")}
 # Layers of real networks from which on a shape is worth max-autotune.
@@ -107,17 +111,15 @@ def _measure(config: Config, setting: Setting) -> Iterator[Emission]:
     field = contest.admit(workload, compiled=COMPILED[config.compile])
     for name, reason in field.left_out.items():
         yield Note(f"{name} is not measured: {reason}")
-    own, _, least = OWN[setting.device]
+    goal = GOALS[setting.device]
+    questions = {"fwd_bwd": [Question(goal.implementation, BASELINE, goal.least)]}
     rounds = setting.pick(smoke=2, quick=10, full=20)
     min_ms = setting.pick(smoke=0.0, quick=3.0, full=5.0)
     most = setting.pick(smoke=2, quick=60, full=200)
     for pass_name in PASSES:
-        if pass_name == "fwd_bwd":
-            times = contest.times_until_decided_ms(
-                field, pass_name, own, least, rounds=rounds, min_ms=min_ms, most=most
-            )
-        else:
-            times = contest.times_ms(field, pass_name, rounds=rounds, min_ms=min_ms)
+        times = contest.times_until_decided_ms(
+            field, pass_name, questions.get(pass_name, []), rounds=rounds, min_ms=min_ms, most=most
+        )
         yield speed.measurement(pass_name, times)
     kept, peak = contest.memory_bytes(field)
     yield speed.by_implementation("kept", "bytes", kept)
@@ -137,15 +139,12 @@ def _rows(records: Sequence[Record]) -> pd.DataFrame:
     frame = frame.assign(case=frame["shape"].map(_short))
     rows = speed.speedups(frame[frame["metric"] == "time"], BASELINE)
     sizes = frame[frame["metric"] == "size"].set_index("case")["value"]
-    copies = rows[rows["implementation"] == COPY].set_index(["case", "pass"])["ms"]
     size = rows["case"].map(sizes)
-    copy_ms = pd.Series([copies[case, name] for case, name in zip(rows["case"], rows["pass"], strict=True)])
     is_copy = rows["implementation"] == COPY
     gbps = [bandwidth_gbps(*of) for of in zip(rows["pass"], size, rows["ms"], strict=True)]
-    floors = [floor_ms(*of) for of in zip(rows["pass"], copy_ms, strict=True)]
     rows["MB"] = size / 1e6
     rows["GB/s"] = pd.Series(gbps).where(~is_copy, 2 * size / rows["ms"] / 1e6)
-    rows["time / floor"] = (rows["ms"] / floors).where(~is_copy)
+    rows["time / floor"] = speed.over_floor(rows).map(np.median).where(~is_copy)
     for metric, column, unit in (("kept", KEPT, size), ("peak", PEAK, size), ("first_call", FIRST_CALL, 1)):
         values = frame[frame["metric"] == metric].set_index(["case", "implementation"])["value"]
         keys = zip(rows["case"], rows["implementation"], strict=True)
@@ -156,7 +155,7 @@ def _rows(records: Sequence[Record]) -> pd.DataFrame:
 
 def table(records: Sequence[Record]) -> pd.DataFrame:
     """A row per shape, pass and implementation."""
-    return _rows(records).drop(columns="ratios").rename(columns={"case": "shape"})
+    return _rows(records).drop(columns=speed.SAMPLES).rename(columns={"case": "shape"})
 
 
 def summary(records: Sequence[Record]) -> pd.DataFrame:
@@ -178,8 +177,8 @@ def findings(records: Sequence[Record]) -> Iterator[str]:
     rows = _rows(records)
     rivals = rows[~rows["implementation"].isin([COPY, BASELINE])]
     whole = rivals[rivals["pass"] == "fwd_bwd"]
-    for own, goal, least in OWN.values():
-        yield from _judged(whole[(whole["implementation"] == own) & (whole["MB"] >= LARGE_MB)], own, goal, least)
+    for goal in GOALS.values():
+        yield from _judged(whole[(whole["implementation"] == goal.implementation) & (whole["MB"] >= LARGE_MB)], goal)
     for name, row in IMPLEMENTATIONS.items():
         group = rivals[rivals["implementation"] == name]
         if group.empty:
@@ -214,15 +213,16 @@ def _not_measured(rivals: pd.DataFrame, records: Sequence[Record]) -> Iterator[s
         yield f"Not at every shape: {'; '.join(partly)}."
 
 
-def _judged(large: pd.DataFrame, own: str, goal: float, least: float) -> Iterator[str]:
+def _judged(large: pd.DataFrame, goal: Goal) -> Iterator[str]:
     if large.empty:
         return
-    mean, worst = speed.mean_speedup(large), large.sort_values("speed-up").iloc[0]
-    short, open_ = (large["high"] < least).sum(), ((large["low"] <= least) & (large["high"] >= least)).sum()
+    mean, every = targets.of_speedups(large, "eager PyTorch", goal.mean, goal.least)
+    (_, center), (lowest, ratio) = mean.worst, every.worst
     yield (
-        f"{IMPLEMENTATIONS[own].title}: forward and backward, times as fast as eager PyTorch, {ratio_text(mean)}, "
-        f"geometric mean of {len(large)} shapes of 1 MB and more (target {goal}: {speed.against(mean, goal)}). Lowest "
-        f"at {worst['case']}: {speed.ratio(worst)}; below {least}: {short}, undecided: {open_} (target: none)."
+        f"{IMPLEMENTATIONS[goal.implementation].title}: forward and backward, times as fast as eager PyTorch, "
+        f"{ratio_text(center)}, geometric mean of {len(large)} shapes of 1 MB and more (target {goal.mean}: "
+        f"{mean.verdict}). Lowest at {lowest}: {ratio_text(ratio)}; below {goal.least}: {every.count('missed')}, "
+        f"undecided: {every.count('undecided')} (target none: {every.verdict})."
     )
 
 
@@ -233,13 +233,17 @@ def figures(records: Sequence[Record]) -> Mapping[str, Figure]:
     cases = rows.drop_duplicates("case").sort_values("MB")["case"]
     # So many rows are read at a glance; of more shapes every n-th by size stands for its neighbours.
     shown = cases[:: -(-len(cases) // SHOWN)]
-    some = rows[rows["case"].isin(shown)]
+    eager = rows[(rows["implementation"] == BASELINE) & (rows["pass"] == "fwd_bwd")]
+    named = eager.nlargest(NAMED, "time / floor")["case"].tolist()
+    look: dict[str, Any] = {"copy": "a copy of the tensor", "named": named}
     draw, of = speed_plots.against_size, f"BatchNorm+ReLU ({len(cases)} shapes, medians)"
     picked = of if len(shown) == len(cases) else f"BatchNorm+ReLU ({len(shown)} of {len(cases)} shapes, medians)"
     return {
-        "speedup": speed_plots.speedups(some, titles, title=f"{picked}: times as fast as eager PyTorch, 95% intervals"),
-        "roofline": draw(rows, titles, "GB/s", title=f"{of}: bandwidth at a fused pass's bytes", copy="a copy"),
-        "latency": draw(rows, titles, "ms", title=f"{of}: time of a call", copy="a copy of the tensor"),
+        "speedup": speed_plots.speedups(
+            rows, titles, title=f"{picked}: times as fast as eager PyTorch, 95% intervals", shown=set(shown)
+        ),
+        "roofline": draw(rows, titles, "GB/s", title=f"{of}: a fused pass's bytes by time", better="higher", **look),
+        "latency": draw(rows, titles, "ms", title=f"{of}: time of a call", better="lower", **look),
         "memory": speed_plots.memory(
             memory[["implementation", KEPT, PEAK]], titles, title="BatchNorm+ReLU: memory beside the input"
         ),

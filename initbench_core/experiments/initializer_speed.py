@@ -224,10 +224,9 @@ def figures(records: Sequence[Record]) -> Mapping[str, Figure]:
         errors = np.abs(part[["low", "high"]].to_numpy() - part[["torch / fill"]].to_numpy()).T
         panel.errorbar(part["torch / fill"], places, xerr=errors, ls="", marker="o", ms=5, color=plots.CYCLE[0])
         panel.axvline(1, color=plots.INK, ls=(0, (4, 2)), lw=1.0)
-        panel.set(xscale="log", xlim=(min(0.05, rows["low"].min()), max(2.0, rows["high"].max())))
-        panel.set_xticks([0.1, 0.2, 0.5, 1, 2], ["0.1", "0.2", "0.5", "1", "2"])
-        panel.set_xticks([], minor=True)
+        panel.set(xscale="log", xlim=(min(0.5, rows["low"].min()) / 1.15, max(2.0, rows["high"].max()) * 1.15))
+        plots.log_ticks(panel.xaxis)
         panel.set_yticks(range(len(names)), names)
-        plots.label(panel, x="times as fast", y="", title=distribution)
+        plots.label(panel, x="times as fast as torch.nn.init", y="", title=distribution)
     axes[0][0].invert_yaxis()
     return {"ratios": figure}

@@ -172,8 +172,7 @@ def training_step(model: nn.Module, x: torch.Tensor, target: torch.Tensor) -> Ca
     return step
 
 
-def table(records: Sequence[Record]) -> pd.DataFrame:
-    """A row per network and implementation."""
+def _rows(records: Sequence[Record]) -> pd.DataFrame:
     frame = tidy(records)
     frame = frame.assign(case=frame["network"])
     rows = speed.speedups(frame[frame["metric"] == "time"], BASELINE)
@@ -181,7 +180,12 @@ def table(records: Sequence[Record]) -> pd.DataFrame:
         values = frame[frame["metric"] == metric].set_index(["case", "implementation"])["value"]
         keys = zip(rows["case"], rows["implementation"], strict=True)
         rows[column] = pd.Series([values.get(key, float("nan")) for key in keys]) / unit
-    return rows.drop(columns="ratios").rename(columns={"case": "network"})
+    return rows
+
+
+def table(records: Sequence[Record]) -> pd.DataFrame:
+    """A row per network and implementation."""
+    return _rows(records).drop(columns=speed.SAMPLES).rename(columns={"case": "network"})
 
 
 def findings(records: Sequence[Record]) -> Iterator[str]:
@@ -199,6 +203,6 @@ def findings(records: Sequence[Record]) -> Iterator[str]:
 
 def figures(records: Sequence[Record]) -> Mapping[str, Figure]:
     """The speed-ups by network."""
-    rows = table(records).rename(columns={"network": "case"})
     titles = {name: row.title for name, row in IMPLEMENTATIONS.items()}
-    return {"speedup": speed_plots.speedups(rows, titles, title="Training step: times as fast as eager PyTorch")}
+    title = "Training step: times as fast as eager PyTorch, 95% intervals"
+    return {"speedup": speed_plots.speedups(_rows(records), titles, title=title)}

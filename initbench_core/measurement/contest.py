@@ -3,18 +3,18 @@
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from initbench_core.measurement.goals import against
 from initbench_core.measurement.memory import peak_bytes, saved_bytes
 from initbench_core.measurement.roofline import COPY
 from initbench_core.measurement.timing import estimate, paired_cuda_times_ms, paired_times_ms
 from initbench_core.measurement.workload import Workload
 from initbench_core.networks.implementations import (
-    BASELINE,
     IMPLEMENTATIONS,
     Implementation,
     available,
@@ -49,15 +49,33 @@ class Contest:
         return self.workload.call(IMPLEMENTATIONS[name], pass_name)
 
 
-def admit(workload: Workload, *, compiled: Collection[str]) -> Contest:
+class Question(NamedTuple):
+    """Is `own` at least `least` times as fast as `over` (an implementation, or the copy)?"""
+
+    own: str
+    over: str
+    least: float
+
+    def is_open(self, samples: dict[str, list[float]]) -> bool:
+        """Tell whether samples of both, by name, leave it undecided; of those who take no part nothing is asked."""
+        if not {self.own, self.over} <= set(samples):
+            return False
+        ratio = estimate(np.divide(samples[self.over], samples[self.own]))
+        return against(ratio.low, ratio.high, least=self.least) == "undecided"
+
+
+def admit(workload: Workload, *, compiled: Collection[str], among: Collection[str] = ()) -> Contest:
     """Check every implementation on the workload; one that is missing, fails or is wrong is left out, with the reason.
 
     Args:
         workload: what to run.
         compiled: names of those under torch.compile that take part; they cost seconds to minutes a shape.
+        among: names of those to check, all if empty.
     """
     contest = Contest(workload)
     for name, row in IMPLEMENTATIONS.items():
+        if among and name not in among:
+            continue
         obstacle = available(name, workload.x.device) or row.refuses(workload.x)
         if obstacle is None and row.compiled and name not in compiled:
             obstacle = "takes part at some shapes only"
@@ -98,29 +116,23 @@ def times_ms(contest: Contest, pass_name: str, *, rounds: int, min_ms: float) ->
 
 
 def times_until_decided_ms(
-    contest: Contest, pass_name: str, own: str, least: float, *, rounds: int, min_ms: float, most: int
+    contest: Contest, pass_name: str, questions: Collection[Question], *, rounds: int, min_ms: float, most: int
 ) -> dict[str, list[float]]:
-    """Time as `times_ms`, again and again until the speed-up of `own` is known to lie above or below `least`.
+    """Time as `times_ms`, again and again until the intervals answer all questions.
 
     Args:
-        contest: who takes part; without `own` or the baseline among them there is nothing to decide.
+        contest: who takes part.
         pass_name: what to time.
-        own: the implementation in question.
-        least: the speed-up over the baseline in question.
-        rounds: samples of each before the interval is looked at, and between.
+        questions: what is asked; none end it at once.
+        rounds: samples of each before the intervals are looked at, and between.
         min_ms: as `paired_times_ms`.
-        most: rounds after which it stays undecided.
+        most: rounds from which on what is open stays undecided.
     """
     samples = times_ms(contest, pass_name, rounds=rounds, min_ms=min_ms)
-    while {own, BASELINE} <= set(samples) and len(samples[own]) < most and not _decided(samples, own, least):
+    while len(samples[COPY]) < most and any(question.is_open(samples) for question in questions):
         more = times_ms(contest, pass_name, rounds=rounds, min_ms=min_ms)
         samples = {name: samples[name] + more[name] for name in samples}
     return samples
-
-
-def _decided(samples: dict[str, list[float]], own: str, least: float) -> bool:
-    ratio = estimate(np.divide(samples[BASELINE], samples[own]))
-    return ratio.low > least or ratio.high < least
 
 
 def memory_bytes(contest: Contest) -> tuple[dict[str, int], dict[str, int]]:

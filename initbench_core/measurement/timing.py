@@ -71,19 +71,31 @@ def cuda_times_ms(call: Callable[[], object], *, warmup_ms: float = 10, measure_
     return list(do_bench(call, warmup=warmup_ms, rep=measure_ms, return_mode="all"))
 
 
-def cuda_wall_ms(call: Callable[[], object], *, calls: int = 200, rounds: int = 5) -> list[float]:
-    """Time back-to-back calls on the host's clock, in milliseconds per call: what a launch-bound program feels."""
-    for _ in range(10):
-        call()
-    samples = []
-    for _ in range(rounds):
+def paired_cuda_wall_ms(*calls: Callable[[], object], rounds: int = 10, repeats: int = 200) -> np.ndarray:
+    """Time calls in turns on the host's clock, in milliseconds per call: what a program bound by launches feels.
+
+    Args:
+        calls: what to time, on the current CUDA device.
+        rounds: samples of each.
+        repeats: back-to-back calls within one sample.
+
+    Returns:
+        [calls, rounds] samples.
+    """
+    for call in calls:
+        for _ in range(10):
+            call()
+
+    def sample(which: int) -> float:
+        call = calls[which]
         torch.cuda.synchronize()
         start = time.perf_counter()
-        for _ in range(calls):
+        for _ in range(repeats):
             call()
         torch.cuda.synchronize()
-        samples.append((time.perf_counter() - start) * 1e3 / calls)
-    return samples
+        return (time.perf_counter() - start) * 1e3 / repeats
+
+    return _in_turns(len(calls), rounds, sample)
 
 
 def paired_times_ms(*calls: Callable[[], object], rounds: int = 30, min_ms: float = 5.0) -> np.ndarray:

@@ -13,10 +13,10 @@ def draw(rows: pd.DataFrame) -> Figure:
     """Draw a panel per pass: floor over time, 1 being a copy's bandwidth at the fused passes' bytes.
 
     Args:
-        rows: "shape", "pass", "clock", "implementation" and "time / floor"; of the device's clock are drawn.
+        rows: "case", "pass", "clock", "implementation" and "time / floor"; of the device's clock are drawn.
     """
     rows = rows[rows["clock"] == "device"]
-    shapes, names = list(rows["shape"].unique()), list(rows["implementation"].unique())
+    shapes, names = list(rows["case"].unique()), list(rows["implementation"].unique())
     figure, axes = plots.panels(
         1, len(TITLES), title="BatchNorm + ReLU on a GPU: floor / time (1: a copy's bandwidth; right is faster)",
         width=14.0, height=1.5 + 0.32 * len(shapes), sharey=True, squeeze=False,
@@ -24,7 +24,7 @@ def draw(rows: pd.DataFrame) -> Figure:
     for panel, (pass_name, title) in zip(axes[0], TITLES.items(), strict=True):
         for i, name in enumerate(names):
             part = rows[(rows["pass"] == pass_name) & (rows["implementation"] == name)]
-            places = [shapes.index(shape) for shape in part["shape"]]
+            places = [shapes.index(shape) for shape in part["case"]]
             color, marker = plots.CYCLE[i % len(plots.CYCLE)], MARKERS[i % len(MARKERS)]
             panel.plot(1 / part["time / floor"], places, ls="", marker=marker, color=color, ms=6, label=name)
         panel.axvline(1, color=plots.INK, ls=(0, (4, 2)), lw=1.0)

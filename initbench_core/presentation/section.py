@@ -65,6 +65,7 @@ class Section:
         table: its results, units in the column names.
         outcomes: how many trials ended in each outcome; empty where nothing was trained.
         trials: how many were recorded.
+        seeds: how many different seeds they have.
         seconds: the wall time of all of them.
         notes: what the records say beside their numbers, with how many of them do.
         manifest: how the records came about, environment included.
@@ -79,6 +80,7 @@ class Section:
     table: pd.DataFrame
     outcomes: Mapping[str, int]
     trials: int
+    seeds: int
     seconds: float
     notes: Mapping[str, int]
     manifest: Mapping[str, Any]
@@ -118,11 +120,10 @@ class Section:
         """How each number was made: what was run how often, on what, from which code."""
         environment = self.manifest["environment"]
         commit = str(environment["commit"])[:12] + (", with changes" if environment["dirty"] else "")
-        seeds = f", {self.manifest['seeds']} seeds per configuration" if "seeds" in self.manifest else ""
         entries = {
             "Command": command(self.run, self.manifest),
             "Trials": f"{self.trials} in {self.seconds:.0f} s"
-            + (f", {seeds} seeds per configuration" if seeds else ""),
+            + (f", {self.seeds} seeds per configuration" if self.seeds > 1 else ""),
             "Data": ", ".join(self.manifest.get("data", ())),
             "Device": f"{environment['device_name']} ({environment['device']}), {environment['cores']} cores, "
             f"{environment['threads']} threads",
@@ -244,6 +245,7 @@ def _section(folder: ResultsFolder, run: RunName, experiment: Presentable, conte
             table=experiment.table(records),
             outcomes={name: counts[name] for name in OUTCOME_STYLE if counts[name]},
             trials=len(records),
+            seeds=len({record.config.get("seed") for record in records}),
             seconds=sum(record.seconds for record in records),
             notes=Counter(note for record in records for note in record.notes),
             manifest=folder.manifest(run),

@@ -10,10 +10,13 @@ import numpy as np
 import pandas as pd
 
 from initbench_core.measurement.bootstrap import stratified_interval
-from initbench_core.measurement.roofline import COPY
+from initbench_core.measurement.roofline import COPY, floor_ms
 from initbench_core.measurement.timing import estimate
 from initbench_core.presentation.statistics import Interval, is_parity, ratio_text
 from initbench_core.records.schema import Measurement, Scalar
+
+# Columns of `speedups` that are no part of a table to read.
+SAMPLES = ["samples", "ratios"]
 
 
 def measurement(pass_name: str, times: Mapping[str, Sequence[float]], metric: str = "time") -> Measurement:
@@ -38,7 +41,7 @@ def speedups(samples: pd.DataFrame, baseline: str) -> pd.DataFrame:
     Columns: "case", "pass", "implementation", "ms", "ms low", "ms high" (the median time and its 95% interval),
     "speed-up", "low", "high" (over the baseline: the median of the ratios within rounds and its interval; missing
     where there is no baseline), "verdict" ("faster", "slower" or "parity" where the interval includes 1), "rounds",
-    "ratios" (those within rounds, an array a row: `mean_speedup` draws them again).
+    "samples" (the times) and "ratios" (those within rounds), each an array a row, to be drawn again: `SAMPLES`.
     """
     rows = []
     for (case, pass_name), group in samples.groupby(["case", "pass"], sort=False):
@@ -47,14 +50,29 @@ def speedups(samples: pd.DataFrame, baseline: str) -> pd.DataFrame:
             time = estimate(rounds[name])
             row = {"case": case, "pass": pass_name, "implementation": name}
             row |= {"ms": time.median, "ms low": time.low, "ms high": time.high, "rounds": time.samples}
+            row["samples"] = rounds[name].to_numpy()
             if name not in (baseline, COPY) and baseline in rounds:
-                ratio = estimate(rounds[baseline] / rounds[name])
-                found = Interval(ratio.median, ratio.low, ratio.high)
-                row |= {"speed-up": ratio.median, "low": ratio.low, "high": ratio.high, "verdict": verdict(found)}
                 row["ratios"] = (rounds[baseline] / rounds[name]).to_numpy()
+                found = median(row["ratios"])
+                row |= {"speed-up": found.center, "low": found.low, "high": found.high, "verdict": verdict(found)}
             rows.append(row)
     columns = ["case", "pass", "implementation", "ms", "ms low", "ms high", "speed-up", "low", "high", "verdict"]
-    return pd.DataFrame(rows, columns=[*columns, "rounds", "ratios"])
+    return pd.DataFrame(rows, columns=[*columns, "rounds", *SAMPLES])
+
+
+def median(samples: np.ndarray) -> Interval:
+    """Return the median of samples [n] with its 95% bootstrap interval."""
+    found = estimate(samples)
+    return Interval(found.median, found.low, found.high)
+
+
+def over_floor(rows: pd.DataFrame) -> pd.Series:
+    """Return, for each row of `speedups`, its times over the memory floor within rounds, an array."""
+    copies = rows[rows["implementation"] == COPY].set_index(["case", "pass"])["samples"]
+    ratios = [
+        row["samples"] / floor_ms(row["pass"], 1.0) / copies[row["case"], row["pass"]] for _, row in rows.iterrows()
+    ]
+    return pd.Series(ratios, index=rows.index, dtype=object)
 
 
 def verdict(speedup: Interval) -> str:
@@ -85,11 +103,6 @@ def mean_speedup(rows: pd.DataFrame, weights: pd.Series | None = None) -> Interv
         lambda medians: np.exp(np.average(np.log(medians), axis=0, weights=weights)),
     )
     return Interval(geometric_mean(rows["speed-up"], weights), low, high)
-
-
-def against(found: Interval, goal: float) -> str:
-    """Return whether a speed-up is at least `goal`: "met", "missed", or "undecided" where the interval includes it."""
-    return "met" if found.low >= goal else "missed" if found.high < goal else "undecided"
 
 
 def ratio(row: pd.Series) -> str:

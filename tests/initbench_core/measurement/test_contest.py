@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from initbench_core.measurement import contest
-from initbench_core.measurement.contest import Contest, admit, memory_bytes, times_ms, times_until_decided_ms
+from initbench_core.measurement.contest import Contest, Question, admit, memory_bytes, times_ms, times_until_decided_ms
 from initbench_core.measurement.roofline import COPY
 from initbench_core.measurement.shapes import Shape
 from initbench_core.measurement.workload import Workload
@@ -58,14 +58,31 @@ def test_it_goes_on_until_the_interval_decides(field: Contest, monkeypatch: pyte
 
         def times(contest: Contest, pass_name: str, *, rounds: int, min_ms: float) -> dict[str, list[float]]:
             own = generator.normal(1.0, 0.1, rounds)
-            return {"eager": (own * ratio * generator.normal(1.0, 0.1, rounds)).tolist(), "fused_eager": own.tolist()}
+            over = own * ratio * generator.normal(1.0, 0.1, rounds)
+            return {COPY: [1.0] * rounds, "eager": over.tolist(), "fused_eager": own.tolist()}
 
         return times
 
-    for ratio, expected in ((1.0, 50), (2.0, 10), (0.5, 10)):
+    even, half = Question("fused_eager", "eager", 1.0), Question("fused_eager", "eager", 0.5)
+    absent = Question("fused_triton", "eager", 1.0)
+    for ratio, questions, expected in (
+        (1.0, [even], 50),
+        (2.0, [even], 10),
+        (0.5, [even], 10),
+        (1.0, [half], 10),
+        (1.0, [half, even], 50),
+        (1.0, [absent], 10),
+        (1.0, [], 10),
+    ):
         monkeypatch.setattr(contest, "times_ms", invented(ratio))
-        times = times_until_decided_ms(field, "fwd_bwd", "fused_eager", 1.0, rounds=10, min_ms=0.0, most=50)
+        times = times_until_decided_ms(field, "fwd_bwd", questions, rounds=10, min_ms=0.0, most=50)
         assert {len(samples) for samples in times.values()} == {expected}
+
+
+def test_two_alone_can_be_compared() -> None:
+    found = admit(Workload(Shape((512, 3))), compiled=(), among=("eager", "fused_eager"))
+    assert list(found.first_call_s) == ["eager", "fused_eager"]
+    assert not found.left_out
 
 
 def test_memory_in_tensors(field: Contest) -> None:

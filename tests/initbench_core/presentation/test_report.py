@@ -141,6 +141,20 @@ def test_no_text_of_a_record_becomes_markup(folder: ResultsFolder) -> None:
     assert parsed.text.count(ATTACK) >= 6, "title, question, findings, table, heading and note show it as it is"
 
 
+def test_seeds_are_counted_in_the_records(folder: ResultsFolder) -> None:
+    """What was asked for stands in the command; an experiment that times has a seed of its own."""
+
+    def trials() -> str:
+        (section,) = collect(folder, lambda name: Toy()).sections
+        return section.provenance["Trials"]
+
+    assert trials() == "4 in 6 s, 4 seeds per configuration"
+    records = RecordFile(folder.records(RUN), "me", {"trials": 1, "seeds": 4, "environment": ENVIRONMENT}, fresh=True)
+    records.append(Record("toy", {"seed": 0}, "me", [scalar("loss", "1", 0.5)], Outcome("trained"), 1.5))
+    records.finish()
+    assert trials() == "1 in 2 s"
+
+
 def test_outcomes_are_marked_as_in_the_figures() -> None:
     assert page.outcomes("3 trained, 1 <slow") == (
         '<span class="outcome trained">3 trained</span>, 1 &lt;<span class="outcome slow">slow</span>'

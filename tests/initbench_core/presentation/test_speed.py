@@ -61,7 +61,16 @@ def test_the_mean_has_an_interval_over_rounds(rows: pd.DataFrame) -> None:
     assert alone.high - alone.low > means["fast"].high - means["fast"].low
     weighted = speed.mean_speedup(rivals, (rivals["implementation"] == "slow").astype(int))
     assert weighted.low < 0.5 < weighted.high < 0.55
-    assert [speed.against(means["fast"], goal) for goal in (1.5, 2.0, 3.0)] == ["met", "undecided", "missed"]
+
+
+def test_the_floor_goes_by_rounds(rows: pd.DataFrame) -> None:
+    """A pace that changes tenfold cancels; forward and backward move four copies' bytes."""
+    fast = rows[(rows["implementation"] == "fast") & (rows["case"] == "small")].set_index("pass")
+    for pass_name, copies in (("fwd_bwd", 4), ("eval", 1)):
+        over = speed.over_floor(rows)[rows.index[(rows["case"] == "small") & (rows["pass"] == pass_name)]]
+        assert [round(float(np.median(samples)) * copies) for samples in over] == [1, 10, 5, 10, 20]
+        assert over.iloc[2].std() * copies < 0.5
+    assert fast["samples"].map(len).tolist() == [30, 30]
 
 
 def test_without_a_baseline_there_is_no_speed_up() -> None:
@@ -95,8 +104,33 @@ def test_figures_have_a_panel_per_pass_and_a_colour_per_implementation(rows: pd.
         drawn = {c.get_label(): c.lines[0].get_color() for c in figure.axes[0].containers}
         assert set(drawn) == {"Fast", "Same", "Slow"}
         assert len(set(drawn.values())) == 3
-        sizes = speed_plots.against_size(rows, TITLES, "ms", title="t", copy="a copy")
+        sizes = speed_plots.against_size(rows, TITLES, "ms", title="t", copy="a copy", better="lower", named=["large"])
+        assert [text.get_text() for text in sizes.axes[0].texts] == ["large"]
+        assert sizes.axes[0].get_ylabel() == "ms (lower is faster)"
         assert {line.get_label() for line in sizes.axes[0].lines} == {"Eager", "Fast", "Same", "Slow", "a copy"}
         memory = pd.DataFrame({"implementation": ["eager", "fast"], "kept": [1.0, 2.0], "peak": [2.0, np.nan]})
         texts = [text.get_text() for text in speed_plots.memory(memory, TITLES, title="t").axes[1].texts]
         assert texts == ["not measured"]
+
+
+def test_who_is_far_off_does_not_hide_the_others(rows: pd.DataFrame) -> None:
+    """Twenty times as slow is an arrow with its number at the edge; the axis is for what can be told apart."""
+    small = (rows["case"] == "small") & (rows["pass"] == "fwd_bwd")
+    rows.loc[small & (rows["implementation"] == "slow"), ["speed-up", "low", "high"]] = [0.05, 0.04, 0.06]
+    rows.loc[small & (rows["implementation"] == "fast"), ["speed-up", "low", "high"]] = [9.0, 8.0, 10.0]
+    with style():
+        panel = speed_plots.speedups(rows, TITLES, title="t").axes[0]
+    assert panel.get_xlim() == pytest.approx((0.4, 2.5))
+    assert sorted(text.get_text() for text in panel.texts) == ["0.05", "0.16", "4.2", "9"], "and the means"
+    same = {c.get_label(): c.lines[0] for c in panel.containers}["Same"]
+    assert all(0.9 < x < 1.1 for x in same.get_xdata())
+
+
+def test_means_are_of_those_that_took_part_everywhere(rows: pd.DataFrame) -> None:
+    """Over all cases, shown or not; a mean over some of them would not compare."""
+    rows = rows[(rows["implementation"] != "slow") | (rows["case"] == "small")]
+    with style():
+        panel = speed_plots.speedups(rows, TITLES, title="t", shown=["large"]).axes[0]
+    assert [label.get_text() for label in panel.get_yticklabels()] == ["large", "geometric mean"]
+    drawn = {c.get_label(): len(c.lines[0].get_xdata()) for c in panel.containers}
+    assert drawn == {"Fast": 2, "Same": 2, "Slow": 0}
