@@ -25,6 +25,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
+from initbench_core.errors import check_choice
 from initbench_core.networks import theory
 from initbench_core.networks.activations import Activation
 from initbench_core.networks.gains import exact_gain
@@ -78,6 +79,7 @@ def grid(setting: Setting) -> Iterator[Config]:
 
 def run(config: Config, setting: Setting) -> Iterator[Emission]:
     """Build the network, train it if asked, and look into it in training mode."""
+    check_choice("part", config.part, ("growth", "training"))
     data = setting.data.load(config.data).to(setting.device) if config.data else None
     inputs, outputs = (784, 10) if data else (config.width, config.width)
     model = nn.Sequential(

@@ -27,6 +27,7 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
+from initbench_core.errors import choose
 from initbench_core.measurement import contest, shapes
 from initbench_core.measurement.roofline import COPY, bandwidth_gbps, floor_ms
 from initbench_core.measurement.shapes import Shape
@@ -104,7 +105,7 @@ def run(config: Config, setting: Setting) -> Iterator[Emission]:
 def _measure(config: Config, setting: Setting) -> Iterator[Emission]:
     forget_compiled()
     workload = Workload(shapes.parse(config.shape), setting.device, seed=config.seed)
-    field = contest.admit(workload, compiled=COMPILED[config.compile])
+    field = contest.admit(workload, compiled=choose("choice of compiled implementations", config.compile, COMPILED))
     for name, reason in field.left_out.items():
         yield Note(f"{name} is not measured: {reason}")
     own, _, least = OWN[setting.device]

@@ -23,6 +23,7 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
+from initbench_core.errors import check_choice
 from initbench_core.networks.theory import relu_growth
 from initbench_core.presentation import plots
 from initbench_core.presentation.statistics import spread
@@ -30,6 +31,7 @@ from initbench_core.records.frame import tidy
 from initbench_core.records.schema import Emission, Measurement, Record
 from initbench_core.training.setting import Setting
 
+ARMS = ("tied", "fresh", "product")
 SCALES = {"one": 1.0, "he": math.sqrt(2 / 512)}
 
 
@@ -37,7 +39,7 @@ SCALES = {"one": 1.0, "he": math.sqrt(2 / 512)}
 class Config:
     """Many networks of one kind, or many products x @ W."""
 
-    arm: str  # tied, fresh or product
+    arm: str  # a name of ARMS
     scale: str  # a name of SCALES
     draws: int
     layers: int = 50
@@ -59,6 +61,8 @@ def run(config: Config, setting: Setting) -> Iterator[Emission]:
 
     The statistics are taken in float64; squares of float32 activations would leave its range first.
     """
+    check_choice("arm", config.arm, ARMS)
+    check_choice("scale", config.scale, SCALES)
     if config.arm == "product":
         yield from _products(config, setting)
         return

@@ -29,6 +29,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
+from initbench_core.errors import choose
 from initbench_core.networks.initializers import scale_weights_
 from initbench_core.networks.models import mlp
 from initbench_core.networks.theory import he_log_law, truncated_normal_variance
@@ -81,7 +82,7 @@ def grid(setting: Setting) -> Iterator[Config]:
 
 def prepare(config: Config, setting: Setting) -> tuple[nn.Module, Data, Recipe]:
     """Return the network with its weights, the digits and the recipe."""
-    scheme, multiple = INITS[config.init]
+    scheme, multiple = choose("initializer", config.init, INITS)
     model = nn.Sequential(nn.Flatten(), *mlp(784, config.depth, config.depth, 10))
     nonlinearity = "linear" if scheme == "xavier_normal" else "relu"
     initialize_for_(setting, model, scheme, seed=config.seed, nonlinearity=nonlinearity)

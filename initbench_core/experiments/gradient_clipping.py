@@ -21,6 +21,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
+from initbench_core.errors import check_choice, choose
 from initbench_core.networks.initializers import initialize_layers_
 from initbench_core.networks.models import mlp
 from initbench_core.presentation import plots
@@ -58,7 +59,8 @@ def grid(setting: Setting) -> Iterator[Config]:
 
 def run(config: Config, setting: Setting) -> Iterator[Emission]:
     """Measure how clipping turns the first gradient, then train."""
-    init, lr = CASES[config.case]
+    init, lr = choose("case", config.case, CASES)
+    check_choice("kind of clipping", config.clip, dict(CLIPS))
     points = line(1000)
     model = mlp(1, 128, 3, 1)
     initialize_layers_(model, init)

@@ -25,6 +25,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
+from initbench_core.errors import choose
 from initbench_core.networks.activations import ACTIVATIONS, activation_function
 from initbench_core.networks.fans import layer_fans
 from initbench_core.networks.initializers import SCHEMES, Distribution, distribution, fill_weight_, parse_scheme
@@ -75,8 +76,8 @@ def grid(setting: Setting) -> Iterator[Config]:
 
 def run(config: Config, setting: Setting) -> Iterator[Emission]:
     """Fill the layer's weight often enough for a tight variance, or push one random input through it."""
-    layer = LAYERS[config.layer]().to(setting.device)
-    yield from _histogram(config, layer) if config.part == "histogram" else _moments(config, layer)
+    layer = choose("layer", config.layer, LAYERS)().to(setting.device)
+    yield from choose("part", config.part, {"moments": _moments, "histogram": _histogram})(config, layer)
 
 
 def _moments(config: Config, layer: Layer) -> Iterator[Emission]:

@@ -22,6 +22,7 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
+from initbench_core.errors import check_choice, choose
 from initbench_core.networks.initializers import initialize_layers_
 from initbench_core.networks.models import mlp
 from initbench_core.presentation import plots
@@ -70,7 +71,8 @@ def badly_scaled(samples: int = 500) -> tuple[Split, Split]:
 def prepare(x: torch.Tensor, inputs: str, reference: torch.Tensor) -> torch.Tensor:
     """Return `x` [N, features] as the arm wants it, by the statistics of `reference`, the training inputs."""
     mean, std = reference.mean(dim=0), reference.std(dim=0)
-    return {"raw": x, "centered": x - mean, "scaled": x / std, "standardized": (x - mean) / std}[inputs]
+    arms = {"raw": x, "centered": x - mean, "scaled": x / std, "standardized": (x - mean) / std}
+    return choose("treatment of inputs", inputs, arms)
 
 
 def condition_number(x: torch.Tensor) -> float:
@@ -82,6 +84,7 @@ def condition_number(x: torch.Tensor) -> float:
 
 def run(config: Config, setting: Setting) -> Iterator[Emission]:
     """Train one model until the target or the end of its steps."""
+    check_choice("model", config.model, MODELS)
     raw, unseen = badly_scaled()
     split = Split(prepare(raw.x, config.inputs, raw.x), raw.y)
     held_out = Split(prepare(unseen.x, config.inputs, raw.x), unseen.y)

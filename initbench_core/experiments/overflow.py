@@ -19,6 +19,7 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
+from initbench_core.errors import check_choice
 from initbench_core.presentation import plots
 from initbench_core.records.frame import per_trial
 from initbench_core.records.schema import Emission, Measurement, Record, scalar
@@ -45,6 +46,7 @@ def grid(setting: Setting) -> Iterator[Config]:
 
 def run(config: Config, setting: Setting) -> Iterator[Emission]:
     """Multiply (1, 1) by diag(base) again and again, in the format itself."""
+    check_choice("format", config.dtype, DTYPES)
     dtype: torch.dtype = getattr(torch, config.dtype)
     weights = torch.diag(torch.tensor([config.base, config.base], dtype=dtype, device=setting.device))
     h = torch.ones(2, 1, dtype=dtype, device=setting.device)

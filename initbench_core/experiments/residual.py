@@ -25,6 +25,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
+from initbench_core.errors import choose
 from initbench_core.networks.residual import VARIANTS, residual_network, second_moment
 from initbench_core.presentation import plots
 from initbench_core.presentation.statistics import interval, spread, verdict, wilson
@@ -103,7 +104,7 @@ def run_together(configs: Sequence[Config], setting: Setting) -> list[list[Emiss
 @torch.no_grad()
 def _growth(config: Config, setting: Setting) -> Iterator[Emission]:
     """Follow the second moment over the blocks of the untrained network, from the input of the first, in float64."""
-    if config.lr != RATES[config.variant][0]:
+    if config.lr != choose("residual variant", config.variant, RATES)[0]:
         return
     model, data, _ = seeded(prepare, config, setting)
     x, moments = data.train.x[:256].double(), []

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import pandas as pd
 from matplotlib.figure import Figure
 
+from initbench_core.errors import check_choice, choose
 from initbench_core.measurement.static_cost import OPERATORS, TARGETS, builds, cost_of, traffic_records
 from initbench_core.presentation import plots
 from initbench_core.records.frame import per_trial, tidy
@@ -60,12 +61,13 @@ def run(config: Config, setting: Setting) -> Iterator[Emission]:
     if not _has_triton():
         yield Note(MISSING)
     elif config.target == INTERPRETER:
-        found = traffic_records(operators=[COUNTED[config.name]])
+        found = traffic_records(operators=[choose("operator", config.name, COUNTED)])
         at = {"run": [record["name"] for record in found]}
         yield Measurement("launches", "1", [record["launches"] for record in found], at)
         yield Measurement("bytes_per_element", "bytes", [record["bytes_per_element"] for record in found], at)
     else:
-        (build,) = (build for build in builds() if build.name == config.name)
+        check_choice("target", config.target, TARGETS)
+        build = choose("build", config.name, {build.name: build for build in builds()})
         cost = cost_of(build, config.target)
         yield scalar("registers", "per thread", cost.registers)
         yield scalar("spill_bytes", "bytes per thread", cost.spill_bytes)

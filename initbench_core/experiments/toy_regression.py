@@ -22,6 +22,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
+from initbench_core.errors import check_choice
 from initbench_core.networks.initializers import initialize_layers_
 from initbench_core.networks.models import NORM_PLACES, mlp
 from initbench_core.presentation import plots
@@ -72,6 +73,7 @@ def _network(init: str, norm: str) -> nn.Module:
 
 def run(config: Config, setting: Setting) -> Iterator[Emission]:
     """Train one network; the held-out points come from a generator of their own."""
+    check_choice("arm", config.arm, [*NOTEBOOK, "factorial"])
     torch.manual_seed(config.seed)
     points = line(1000)
     if config.arm == "factorial":
