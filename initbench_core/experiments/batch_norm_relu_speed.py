@@ -35,6 +35,7 @@ from initbench_core.measurement.timing import default_algorithms
 from initbench_core.measurement.workload import PASSES, Workload
 from initbench_core.networks.implementations import BASELINE, IMPLEMENTATIONS, forget_compiled
 from initbench_core.presentation import speed, speed_plots
+from initbench_core.presentation.finding import Finding
 from initbench_core.presentation.statistics import ratio_text
 from initbench_core.records.frame import tidy
 from initbench_core.records.schema import Emission, Note, Record, scalar
@@ -179,6 +180,7 @@ def findings(records: Sequence[Record]) -> Iterator[str]:
     rows = _rows(records)
     rivals = rows[~rows["implementation"].isin([COPY, BASELINE])]
     whole = rivals[rivals["pass"] == "fwd_bwd"]
+    titles = _titles()
     for own, goal, least in OWN.values():
         yield from _judged(whole[(whole["implementation"] == own) & (whole["MB"] >= LARGE_MB)], own, goal, least)
     for name, row in IMPLEMENTATIONS.items():
@@ -200,6 +202,15 @@ def findings(records: Sequence[Record]) -> Iterator[str]:
             )
         if row.compiled:
             yield f"A first call with {row.title} takes {group[FIRST_CALL].median():.1f} s (median)."
+    floors = rows[rows["pass"] == "fwd_bwd"].groupby("implementation")["time / floor"].median()
+    parts = [f"{titles[name]} {floors[name]:.1f}" for name in titles if name in floors]
+    what = "Forward and backward over a copy of the bytes that fused passes must move, median over shapes"
+    yield Finding(f"{what}: {'; '.join(parts)}.", "roofline", "latency")
+    for quantity in (KEPT, PEAK):
+        medians = rows.groupby("implementation")[quantity].median().dropna()
+        parts = [f"{titles[name]} {medians[name]:.2f}" for name in titles if name in medians]
+        if parts:
+            yield Finding(f"Memory {quantity}, median over shapes: {'; '.join(parts)}.", "memory")
     yield from _not_measured(rivals, records)
 
 

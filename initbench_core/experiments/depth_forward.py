@@ -26,6 +26,7 @@ from matplotlib.figure import Figure
 from initbench_core.errors import check_choice
 from initbench_core.networks.theory import relu_growth
 from initbench_core.presentation import plots
+from initbench_core.presentation.finding import Finding
 from initbench_core.presentation.statistics import spread
 from initbench_core.records.frame import tidy
 from initbench_core.records.schema import Emission, Measurement, Record
@@ -144,15 +145,17 @@ def findings(records: Sequence[Record]) -> Iterator[str]:
     """Drift of tied against fresh layers, overflow, and the product's variance."""
     frame = tidy(records)
     tied, fresh = _final(frame, "tied", "he"), _final(frame, "fresh", "he")
-    yield (
+    yield Finding(
         f"At He's scale 50 fresh layers end at a std of {np.median(fresh):.2f} (median; {fresh.min():.2f} to "
         f"{fresh.max():.2f} over {len(fresh)} networks), one layer applied 50 times at {np.median(tied):.2f} "
         f"({tied.min():.3f} to {tied.max():.0f}); the log of the std scatters by {_log_scatter(fresh):.2f} over fresh "
-        f"networks and {_log_scatter(tied):.2f} over tied ones."
+        f"networks and {_log_scatter(tied):.2f} over tied ones.",
+        "std",
     )
-    yield (
+    yield Finding(
         f"At std 1 float32 overflows at layer {_first_overflow(frame, 'fresh'):.0f} (median), each layer multiplying "
-        f"the scale by about {math.sqrt(relu_growth(512, 1.0)):.0f} = sqrt(512 / 2)."
+        f"the scale by about {math.sqrt(relu_growth(512, 1.0)):.0f} = sqrt(512 / 2).",
+        "std",
     )
     products = frame[frame["metric"] == "product_variance"]["value"].to_numpy()
     yield f"The variance of x @ W is {spread(products, form='.0f')}; theory: 512."

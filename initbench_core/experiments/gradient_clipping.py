@@ -25,6 +25,7 @@ from initbench_core.errors import check_choice, choose
 from initbench_core.networks.initializers import initialize_layers_
 from initbench_core.networks.models import mlp
 from initbench_core.presentation import plots
+from initbench_core.presentation.finding import Finding
 from initbench_core.presentation.maps import outcome_map
 from initbench_core.records.frame import per_trial
 from initbench_core.records.schema import Emission, Record, scalar
@@ -133,10 +134,13 @@ def findings(records: Sequence[Record]) -> Iterator[str]:
     rows = table(records).set_index(["case", "clipping"])
     for case in CASES:
         trained = rows["trained"][case]
-        yield (
+        clips = [_name(*clip) for clip in CLIPS[1:]]
+        some = [f"{trained[clip]} at {clip}" for clip in clips if not trained[clip].startswith("0 ")]
+        none = [clip for clip in clips if trained[clip].startswith("0 ")]
+        yield Finding(
             f"{case.capitalize()}: without clipping {rows['diverged'][case]['no clipping']} diverge; trained "
-            + ", ".join(f"{trained[_name(*clip)]} at {_name(*clip)}" for clip in CLIPS[1:])
-            + "."
+            f"{', '.join([*some, 'none at ' + ', '.join(none)] if none else some)}.",
+            "outcomes",
         )
     cosine = rows["direction kept (cosine)"]["large weights"]
     yield (

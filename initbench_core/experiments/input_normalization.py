@@ -26,6 +26,7 @@ from initbench_core.errors import check_choice, choose
 from initbench_core.networks.initializers import initialize_layers_
 from initbench_core.networks.models import mlp
 from initbench_core.presentation import plots
+from initbench_core.presentation.finding import Finding
 from initbench_core.presentation.statistics import bootstrap_ratio, ratio_text, restricted_mean
 from initbench_core.records.frame import per_trial
 from initbench_core.records.schema import Emission, Record, scalar
@@ -139,15 +140,21 @@ def findings(records: Sequence[Record]) -> Iterator[str]:
     best = best_rate(records)
     budget = int(best["steps"].max())
     wide = best.pivot(index="seed", columns=["model", "inputs"], values=["steps_to_target", "largest_stable_rate"])
+    savings = []
+    for model in MODELS:
+        steps = wide["steps_to_target"][model]
+        ratio = bootstrap_ratio(steps["raw"], steps["standardized"], budget=budget)
+        least = "at least " if np.isinf(steps["raw"]).any() else ""
+        savings.append(f"{least}{ratio_text(ratio, '.1f')} for the {model} model")
+    yield Finding(
+        f"Steps to the target with raw inputs over those with standardized ones: {', '.join(savings)}; "
+        f"n = {len(wide)} paired seeds.",
+        "steps",
+    )
     for model in MODELS:
         steps = wide["steps_to_target"][model]
         parts = [f"{inputs} {restricted_mean(steps[inputs], budget):.0f}" for inputs in ARMS]
-        ratio = bootstrap_ratio(steps["raw"], steps["standardized"], budget=budget)
-        least = "at least " if np.isinf(steps["raw"]).any() else ""
-        yield (
-            f"Steps of the {model} model to the target at its best rate: {', '.join(parts)}; raw over standardized "
-            f"inputs: {least}{ratio_text(ratio, '.1f')}."
-        )
+        yield f"Steps of the {model} model to the target at its best rate: {', '.join(parts)}."
     rates = wide["largest_stable_rate"]
     ratios = {model: bootstrap_ratio(rates[model, "standardized"], rates[model, "raw"]) for model in MODELS}
     parts = [f"{ratio_text(ratio, '.1f')} for the {model} model" for model, ratio in ratios.items()]

@@ -178,6 +178,7 @@ def figures(records: Sequence[Record]) -> Mapping[str, Figure]:
         validation = arm[arm["metric"] == "validation_loss"]
         plots.band(axes[1], validation, "epoch", name=name, log=True, color=color, ls=dashes)
     axes[0].set_yscale("log")
+    plots.log_ticks(axes[0].yaxis)
     plots.label(axes[0], x="epoch", y="loss (nats)", title="training, with dropout")
     plots.label(axes[1], x="epoch", y="", title="validation, without dropout")
     axes[1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
