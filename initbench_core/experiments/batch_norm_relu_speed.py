@@ -204,7 +204,7 @@ def findings(records: Sequence[Record]) -> Iterator[str]:
             yield f"A first call with {row.title} takes {group[FIRST_CALL].median():.1f} s (median)."
     floors = rows[rows["pass"] == "fwd_bwd"].groupby("implementation")["time / floor"].median()
     parts = [f"{titles[name]} {floors[name]:.1f}" for name in titles if name in floors]
-    what = "Forward and backward over a copy of the bytes that fused passes must move, median over shapes"
+    what = "Forward and backward in copies of the bytes that fused passes must move, median of the times over shapes"
     yield Finding(f"{what}: {'; '.join(parts)}.", "roofline", "latency")
     for quantity in (KEPT, PEAK):
         medians = rows.groupby("implementation")[quantity].median().dropna()

@@ -172,10 +172,10 @@ def findings(records: Sequence[Record]) -> Iterator[str]:
     depths = sorted(set(rates.columns.get_level_values("depth")))
     data = described(str(records[0].config["data"]))
     gains = [(depth, *_gain(rates, depth, "kaiming_normal", "before")) for depth in reversed(depths)]
-    factors = [f"{bound}{ratio_text(gain, '.3g')} at {depth} hidden layers" for depth, gain, bound in gains]
+    factors = [f"{bound}{ratio_text(gain, '.3g')} at {depth}" for depth, gain, bound in gains]
     yield Finding(
         f"With Kaiming's weights BatchNorm before the ReLU multiplies the largest learning rate that learns on {data} "
-        f"by {', '.join(factors)}; n = {len(rates)} paired seeds.",
+        f"by {', '.join(factors)} hidden layers; n = {len(rates)} pairs.",
         "rates",
     )
     for depth in reversed(depths):

@@ -165,7 +165,7 @@ def findings(records: Sequence[Record]) -> Iterator[str]:
     trained = (deepest["outcome"] == "trained").groupby(deepest["variant"]).sum()
     yield Finding(
         f"Of {deepest['seed'].nunique()} seeds with {depths[-1]} blocks on {data}, each variant at its best rate, "
-        f"train: {', '.join(f'{trained[variant]} with {name}' for variant, name in NAMES.items())}.",
+        f"train: {', '.join(f'{name} {trained[variant]}' for variant, name in NAMES.items())}.",
         "depth",
     )
     for blocks in (depths[-1], depths[0]):
@@ -185,8 +185,8 @@ def findings(records: Sequence[Record]) -> Iterator[str]:
     start = float(growth[growth["block"] == 0]["value"].mean())
     moments = [f"{name} {centers[v]:.3g} ({second_moment(v, depths[-1], start):.3g})" for v, name in NAMES.items()]
     yield Finding(
-        f"Second moment behind {depths[-1]} blocks at initialization, geometric mean over seeds (theory's mean over "
-        f"all networks): {', '.join(moments)}.",
+        f"Second moment behind {depths[-1]} blocks at initialization, geometric mean over seeds (theory's mean): "
+        f"{', '.join(moments)}.",
         "depth",
     )
 

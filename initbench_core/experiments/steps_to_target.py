@@ -149,7 +149,7 @@ def findings(records: Sequence[Record]) -> Iterator[str]:
         parts.append(f"{bound}{ratio_text(ratio, '.2g')} at rate x{arm[1]} (published {published:.2g})")
     yield Finding(
         f"How many times fewer steps than the baseline BatchNorm needs to {TARGET:.0%} on {data}: {', '.join(parts)}; "
-        f"n = {len(steps)} paired seeds.",
+        f"n = {len(steps)} pairs.",
         "steps",
     )
     plain, raised = (restricted_mean(steps[arm], budget) for arm in (BASELINE, ("none", 5)))

@@ -86,7 +86,9 @@ def say(figure: Figure, sentence: str) -> None:
     text = figure.text(0.01, 1.0, sentence, fontsize=10, color=INK, ha="left", va="top", parse_math=False)
     # Characters differ in width, and from one resolution to another: a line is filled to 94%.
     share = 0.94 * 0.98 * figure.get_figwidth() / _inches(figure, text)[0]
-    text.set_text(textwrap.fill(sentence, max(1, int(share * len(sentence)))))
+    # "n = 5" is one word.
+    whole_words = sentence.replace(" = ", "\u00a0=\u00a0")
+    text.set_text(textwrap.fill(whole_words, max(1, int(share * len(sentence))), break_on_hyphens=False))
     height = _inches(figure, text)[1] + gap
     whole = figure.get_figheight() + height
     figure.set_figheight(whole)
