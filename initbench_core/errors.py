@@ -1,6 +1,13 @@
 """The exceptions that a user is meant to read."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from difflib import get_close_matches
+from typing import TypeVar
+
+T = TypeVar("T")
+
+# The command line says an error in one line: so many choices still fit.
+MOST_SHOWN = 50
 
 
 class UserError(Exception):
@@ -30,7 +37,20 @@ def check_choice(what: str, name: str, choices: Collection[str]) -> None:
     """Refuse a name that is none of the choices.
 
     Raises:
-        ConfigError: "unknown WHAT 'NAME': choose from ...".
+        ConfigError: "unknown WHAT 'NAME': choose from ..."; of very many choices those that are spelt most like it.
     """
     if name not in choices:
-        raise ConfigError(f"unknown {what} {name!r}: choose from {', '.join(choices)}")
+        shown, of_all = list(choices), ""
+        if len(shown) > MOST_SHOWN:
+            shown, of_all = get_close_matches(name, shown, n=3, cutoff=0.0), f" {len(shown)} names, as"
+        raise ConfigError(f"unknown {what} {name!r}: choose from{of_all} {', '.join(shown)}")
+
+
+def choose(what: str, name: str, choices: Mapping[str, T]) -> T:
+    """Return the entry of a table by its name.
+
+    Raises:
+        ConfigError: as `check_choice`.
+    """
+    check_choice(what, name, choices)
+    return choices[name]

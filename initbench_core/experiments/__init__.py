@@ -6,7 +6,8 @@ A module states its question in its docstring (the first line is its title) and 
 - `grid(setting)`: the configurations of a profile;
 - `run(config, setting)`: yields the measurements and the outcome of one trial;
 - `table(records)`: the results as a data frame with units in the column names;
-- `findings(records)`: what was found, as sentences made from the numbers;
+- `findings(records)`: what was found, as sentences made from the numbers, the headline first; a `Finding` names the
+  figures that it is written into, and what no finding names shows the headline (`presentation.finding`);
 - `figures(records)`: the figures by name.
 
 It may define

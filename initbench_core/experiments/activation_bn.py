@@ -29,6 +29,7 @@ from initbench_core.networks.initializers import scale_weights_
 from initbench_core.networks.models import NORM_PLACES, mlp
 from initbench_core.presentation import plots
 from initbench_core.presentation.curves import loss_panels
+from initbench_core.presentation.finding import Finding
 from initbench_core.presentation.statistics import interval, restricted_mean, separates, spread, wilson
 from initbench_core.presentation.story import Claim
 from initbench_core.records.frame import per_trial, tidy
@@ -180,11 +181,10 @@ def findings(records: Sequence[Record]) -> Iterator[str]:
     frame = per_trial(records)
     sigmoid = {norm: _cell(frame, "sigmoid", norm) for norm in NORM_PLACES}
     reached = {norm: f"{(c['outcome'] == 'trained').sum()} of {len(c)}" for norm, c in sigmoid.items()}
-    yield (
-        f"Sigmoid on {_where(frame)}: {reached['none']} reach {TARGET:.0%} without BatchNorm, {reached['before']} "
-        f"with it before the activation, {reached['after']} after it. Paired test accuracy with BatchNorm before the "
-        f"activation, against none: {_verdicts(frame, 'before', 'none')}; after: {_verdicts(frame, 'after', 'none')}."
-    )
+    arms = f"{reached['none']} reach {TARGET:.0%} without BatchNorm, {reached['before']} with it before the activation"
+    yield Finding(f"Sigmoid on {_where(frame)}: {arms}, {reached['after']} after it.", "curves")
+    told = [f"{place} the activation {_verdicts(frame, place, 'none')}" for place in ("before", "after")]
+    yield Finding(f"Paired test accuracy against no BatchNorm: with it {', and '.join(told)}.", "places")
     yield (
         f"BatchNorm after the activation against before it, paired: {_verdicts(frame, 'after', 'before')}. "
         f"For ReLU the difference is {spread(_gain(frame, 'relu', 'after', 'before'), form='+.3f')}; caffenet128 has "

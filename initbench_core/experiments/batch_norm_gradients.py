@@ -25,6 +25,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
+from initbench_core.errors import check_choice
 from initbench_core.networks import theory
 from initbench_core.networks.activations import Activation
 from initbench_core.networks.gains import exact_gain
@@ -32,6 +33,7 @@ from initbench_core.networks.initializers import initialize_layers_, scale_weigh
 from initbench_core.networks.models import mlp
 from initbench_core.presentation import plots
 from initbench_core.presentation.curves import distributions_by_layer
+from initbench_core.presentation.finding import Finding
 from initbench_core.presentation.statistics import Interval, interval
 from initbench_core.presentation.story import Claim
 from initbench_core.records.frame import tidy
@@ -78,6 +80,7 @@ def grid(setting: Setting) -> Iterator[Config]:
 
 def run(config: Config, setting: Setting) -> Iterator[Emission]:
     """Build the network, train it if asked, and look into it in training mode."""
+    check_choice("part", config.part, ("growth", "training"))
     data = setting.data.load(config.data).to(setting.device) if config.data else None
     inputs, outputs = (784, 10) if data else (config.width, config.width)
     model = nn.Sequential(
@@ -92,14 +95,8 @@ def run(config: Config, setting: Setting) -> Iterator[Emission]:
         gradient = torch.randn(config.batch, config.width, device=setting.device)
     else:
         if config.epochs:
-            recipe = Recipe(
-                epochs=config.epochs,
-                lr=0.01,
-                momentum=0.9,
-                batch_size=config.batch,
-                target=0.9,
-                target_metric="validation_accuracy",
-            )
+            recipe = Recipe(config.epochs, lr=0.01, momentum=0.9, batch_size=config.batch, target=0.9,
+                            target_metric="validation_accuracy")  # fmt: skip
             yield from train(model, data, recipe, seed=config.seed, setting=setting)
         model.train()
         x, y = data.train.x[: config.batch], data.train.y[: config.batch]
@@ -155,11 +152,13 @@ def findings(records: Sequence[Record]) -> Iterator[str]:
     normalized = rows[rows["BatchNorm"] == "before"].set_index("activation")
     plain = rows[rows["BatchNorm"] == "none"].set_index("activation")["growth per layer"]
     relu, sigmoid = normalized.loc["relu"], normalized.loc["sigmoid"]
-    yield (
+    yield Finding(
         f"At initialization BatchNorm multiplies ReLU's gradient second moment by {relu['growth per layer']:.3f} "
         f"per layer (theory {relu['theory']:.3f}), where He's weights alone give {float(plain['relu']):.3f}; of "
         f"sigmoid's by {sigmoid['growth per layer']:.3f} (theory {sigmoid['theory']:.3f}), where they vanish by "
-        f"{float(plain['sigmoid']):.3f} without it."
+        f"{float(plain['sigmoid']):.3f} without it.",
+        "growth",
+        "gradients",
     )
     off = [100 * (part["growth per layer"] / part["theory"] - 1).abs().max() for _, part in rows.groupby("BatchNorm")]
     yield (
@@ -170,7 +169,10 @@ def findings(records: Sequence[Record]) -> Iterator[str]:
     frame = tidy([r for r in records if r.config["part"] == "training" and r.config["epochs"] == 0])
     start = frame[(frame["metric"] == "activation_mean") & (frame["norm"] == "before")]
     means = start.groupby("activation")["value"].mean()
-    yield f"Behind BatchNorm ELU's mean is {means['elu']:.3f} and ReLU's {means['relu']:.3f}: nearer zero, not zero."
+    yield Finding(
+        f"Behind BatchNorm ELU's mean is {means['elu']:.3f} and ReLU's {means['relu']:.3f}: nearer zero, not zero.",
+        "activations",
+    )
 
 
 def claims(records: Sequence[Record]) -> Iterator[Claim]:

@@ -29,6 +29,7 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
+from initbench_core.errors import choose
 from initbench_core.measurement import contest, shapes
 from initbench_core.measurement.contest import Question
 from initbench_core.measurement.goals import GOALS, Goal
@@ -38,6 +39,7 @@ from initbench_core.measurement.timing import default_algorithms
 from initbench_core.measurement.workload import PASSES, Workload
 from initbench_core.networks.implementations import BASELINE, IMPLEMENTATIONS, forget_compiled
 from initbench_core.presentation import speed, speed_plots, targets
+from initbench_core.presentation.finding import Finding
 from initbench_core.presentation.statistics import ratio_text
 from initbench_core.records.frame import tidy
 from initbench_core.records.schema import Emission, Note, Record, scalar
@@ -108,7 +110,7 @@ def run(config: Config, setting: Setting) -> Iterator[Emission]:
 def _measure(config: Config, setting: Setting) -> Iterator[Emission]:
     forget_compiled()
     workload = Workload(shapes.parse(config.shape), setting.device, seed=config.seed)
-    field = contest.admit(workload, compiled=COMPILED[config.compile])
+    field = contest.admit(workload, compiled=choose("choice of compiled implementations", config.compile, COMPILED))
     for name, reason in field.left_out.items():
         yield Note(f"{name} is not measured: {reason}")
     goal = GOALS[setting.device]
@@ -177,6 +179,7 @@ def findings(records: Sequence[Record]) -> Iterator[str]:
     rows = _rows(records)
     rivals = rows[~rows["implementation"].isin([COPY, BASELINE])]
     whole = rivals[rivals["pass"] == "fwd_bwd"]
+    titles = _titles()
     for goal in GOALS.values():
         yield from _judged(whole[(whole["implementation"] == goal.implementation) & (whole["MB"] >= LARGE_MB)], goal)
     for name, row in IMPLEMENTATIONS.items():
@@ -198,6 +201,15 @@ def findings(records: Sequence[Record]) -> Iterator[str]:
             )
         if row.compiled:
             yield f"A first call with {row.title} takes {group[FIRST_CALL].median():.1f} s (median)."
+    floors = rows[rows["pass"] == "fwd_bwd"].groupby("implementation")["time / floor"].median()
+    parts = [f"{titles[name]} {floors[name]:.1f}" for name in titles if name in floors]
+    what = "Forward and backward in copies of the bytes that fused passes must move, median of the times over shapes"
+    yield Finding(f"{what}: {'; '.join(parts)}.", "roofline", "latency")
+    for quantity in (KEPT, PEAK):
+        medians = rows.groupby("implementation")[quantity].median().dropna()
+        parts = [f"{titles[name]} {medians[name]:.2f}" for name in titles if name in medians]
+        if parts:
+            yield Finding(f"Memory {quantity}, median over shapes: {'; '.join(parts)}.", "memory")
     yield from _not_measured(rivals, records)
 
 

@@ -26,6 +26,7 @@ from torch import nn
 
 from initbench_core.networks.models import mlp
 from initbench_core.presentation import plots
+from initbench_core.presentation.finding import Finding
 from initbench_core.presentation.statistics import interval, separates
 from initbench_core.presentation.story import Claim
 from initbench_core.records.frame import per_trial, tidy
@@ -158,11 +159,12 @@ def findings(records: Sequence[Record]) -> Iterator[str]:
     gains = {b: interval(_gain(accuracies, b)) for b in batches}
     parts = [f"{gain.center:+.3f} at {b}" for b, gain in gains.items()]
     worse, better = ([b for b, g in gains.items() if separates(g, 0.0) and sign * g.center > 0] for sign in (-1, 1))
-    yield (
-        f"BatchNorm changes the test accuracy on {data}, at equal samples seen, by {', '.join(parts)} samples in a "
-        f"batch; paired intervals (n = {len(accuracies)}) show it worse at {_listed(worse)}, better "
-        f"at {_listed(better)}."
+    yield Finding(
+        f"By paired intervals (n = {len(accuracies)}) BatchNorm lowers the test accuracy on {data} at batches of "
+        f"{_listed(worse)}, and raises it at {_listed(better)}.",
+        "accuracy",
     )
+    yield f"At equal samples seen BatchNorm changes it by {', '.join(parts)} samples in a batch."
     gaps = {b: float((of_batches[b, "before"] - accuracies[b, "before"]).mean()) for b in batches}
     yield (
         "Scored with the statistics of batches of the training's size in place of running ones, the same networks' "

@@ -27,6 +27,7 @@ from torch import nn
 from initbench_core.networks.initializers import initialize_layers_
 from initbench_core.networks.models import mlp
 from initbench_core.presentation import plots
+from initbench_core.presentation.finding import Finding
 from initbench_core.presentation.statistics import interval, spread, verdict
 from initbench_core.presentation.story import Claim
 from initbench_core.records.frame import per_trial, tidy
@@ -144,11 +145,10 @@ def findings(records: Sequence[Record]) -> Iterator[str]:
         "Kaiming over torch's default (with BatchNorm)": accuracy["kaiming_uniform", "before"]
         - accuracy["torch_default", "before"],
     }
-    for name, difference in gains.items():
-        yield (
-            f"On {described(frame['data'].iloc[0])} {name} changes the test accuracy, paired, by "
-            f"{spread(difference, form='+.3f')}: {verdict(difference)}."
-        )
+    parts = [f"{name} {spread(gain, form='+.3f')}, {verdict(gain)}" for name, gain in gains.items()]
+    yield Finding(
+        f"Paired changes of the test accuracy on {described(frame['data'].iloc[0])}: {'; '.join(parts)}.", "curves"
+    )
     checks = tidy(records)
     mean = checks[checks["metric"] == "channel_mean"]["value"].abs().max()
     std = (checks[checks["metric"] == "channel_std"]["value"] - 1).abs().max()

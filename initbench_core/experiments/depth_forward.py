@@ -23,13 +23,16 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
+from initbench_core.errors import check_choice
 from initbench_core.networks.theory import relu_growth
 from initbench_core.presentation import plots
+from initbench_core.presentation.finding import Finding
 from initbench_core.presentation.statistics import spread
 from initbench_core.records.frame import tidy
 from initbench_core.records.schema import Emission, Measurement, Record
 from initbench_core.training.setting import Setting
 
+ARMS = ("tied", "fresh", "product")
 SCALES = {"one": 1.0, "he": math.sqrt(2 / 512)}
 
 
@@ -37,7 +40,7 @@ SCALES = {"one": 1.0, "he": math.sqrt(2 / 512)}
 class Config:
     """Many networks of one kind, or many products x @ W."""
 
-    arm: str  # tied, fresh or product
+    arm: str  # a name of ARMS
     scale: str  # a name of SCALES
     draws: int
     layers: int = 50
@@ -59,6 +62,8 @@ def run(config: Config, setting: Setting) -> Iterator[Emission]:
 
     The statistics are taken in float64; squares of float32 activations would leave its range first.
     """
+    check_choice("arm", config.arm, ARMS)
+    check_choice("scale", config.scale, SCALES)
     if config.arm == "product":
         yield from _products(config, setting)
         return
@@ -140,15 +145,17 @@ def findings(records: Sequence[Record]) -> Iterator[str]:
     """Drift of tied against fresh layers, overflow, and the product's variance."""
     frame = tidy(records)
     tied, fresh = _final(frame, "tied", "he"), _final(frame, "fresh", "he")
-    yield (
+    yield Finding(
         f"At He's scale 50 fresh layers end at a std of {np.median(fresh):.2f} (median; {fresh.min():.2f} to "
         f"{fresh.max():.2f} over {len(fresh)} networks), one layer applied 50 times at {np.median(tied):.2f} "
         f"({tied.min():.3f} to {tied.max():.0f}); the log of the std scatters by {_log_scatter(fresh):.2f} over fresh "
-        f"networks and {_log_scatter(tied):.2f} over tied ones."
+        f"networks and {_log_scatter(tied):.2f} over tied ones.",
+        "std",
     )
-    yield (
+    yield Finding(
         f"At std 1 float32 overflows at layer {_first_overflow(frame, 'fresh'):.0f} (median), each layer multiplying "
-        f"the scale by about {math.sqrt(relu_growth(512, 1.0)):.0f} = sqrt(512 / 2)."
+        f"the scale by about {math.sqrt(relu_growth(512, 1.0)):.0f} = sqrt(512 / 2).",
+        "std",
     )
     products = frame[frame["metric"] == "product_variance"]["value"].to_numpy()
     yield f"The variance of x @ W is {spread(products, form='.0f')}; theory: 512."

@@ -29,11 +29,13 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
+from initbench_core.errors import choose
 from initbench_core.networks.initializers import scale_weights_
 from initbench_core.networks.models import mlp
 from initbench_core.networks.theory import he_log_law, truncated_normal_variance
 from initbench_core.presentation import plots
 from initbench_core.presentation.curves import survival_curves, theory_in_legend
+from initbench_core.presentation.finding import Finding
 from initbench_core.presentation.statistics import bootstrap_ratio, interval, restricted_mean, separation, wilson
 from initbench_core.presentation.story import Claim
 from initbench_core.records.frame import per_trial
@@ -81,22 +83,14 @@ def grid(setting: Setting) -> Iterator[Config]:
 
 def prepare(config: Config, setting: Setting) -> tuple[nn.Module, Data, Recipe]:
     """Return the network with its weights, the digits and the recipe."""
-    scheme, multiple = INITS[config.init]
+    scheme, multiple = choose("initializer", config.init, INITS)
     model = nn.Sequential(nn.Flatten(), *mlp(784, config.depth, config.depth, 10))
     nonlinearity = "linear" if scheme == "xavier_normal" else "relu"
     initialize_for_(setting, model, scheme, seed=config.seed, nonlinearity=nonlinearity)
     if scheme != "xavier_normal":
         scale_weights_(model, multiple**0.5)
-    recipe = Recipe(
-        epochs=config.epochs,
-        lr=0.01,
-        momentum=0.9,
-        batch_size=128,
-        target=TARGET,
-        target_metric="validation_accuracy",
-        stop_at_target=True,
-        record_every=25,
-    )
+    recipe = Recipe(config.epochs, lr=0.01, momentum=0.9, batch_size=128, target=TARGET, record_every=25,
+                    target_metric="validation_accuracy", stop_at_target=True)  # fmt: skip
     return model, setting.data.load(config.data), recipe
 
 
@@ -182,6 +176,13 @@ def findings(records: Sequence[Record]) -> Iterator[str]:
     """Epochs at the greatest depth, the length per layer, and what is not told apart."""
     cells, config = _deepest(records), _last(records)
     epochs = {init: restricted_mean(cell["epochs_to_target"], config["epochs"]) for init, cell in cells.items()}
+    starts = ", ".join(f"{init} {found.reached}" for init, found in epochs.items())
+    yield Finding(
+        f"At depth = width = {config['depth']} He's normal weights reach {TARGET:.0%} on {described(config['data'])} "
+        f"after {epochs[REFERENCE]:.1f} epochs; of {epochs[REFERENCE].n} seeds each, get there within "
+        f"{config['epochs']}: {starts}.",
+        "epochs",
+    )
     yield (
         f"Epochs to {TARGET:.0%} on {described(config['data'])} at depth = width = {config['depth']}: "
         + "; ".join(f"{init} {found:.1f}" for init, found in epochs.items())

@@ -20,6 +20,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from torch import nn
 
+from initbench_core.errors import choose
 from initbench_core.networks.models import mlp
 from initbench_core.presentation import plots
 from initbench_core.presentation.statistics import interval, spread, verdict
@@ -70,7 +71,8 @@ def grid(setting: Setting) -> Iterator[Config]:
 def prepare(config: Config, setting: Setting) -> tuple[nn.Module, Data, Recipe]:
     """Return the network with its weights, the images and the recipe."""
     model = nn.Sequential(nn.Flatten(), *mlp(784, 100, 5, 10, activation=config.activation))
-    initialize_for_(setting, model, SCHEMES[config.init], seed=config.seed, nonlinearity="linear")
+    scheme = choose("initializer", config.init, SCHEMES)
+    initialize_for_(setting, model, scheme, seed=config.seed, nonlinearity="linear")
     # torch's default draws the biases too.
     for layer in model.modules():
         if isinstance(layer, nn.Linear):

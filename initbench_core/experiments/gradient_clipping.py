@@ -21,9 +21,11 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
+from initbench_core.errors import check_choice, choose
 from initbench_core.networks.initializers import initialize_layers_
 from initbench_core.networks.models import mlp
 from initbench_core.presentation import plots
+from initbench_core.presentation.finding import Finding
 from initbench_core.presentation.maps import outcome_map
 from initbench_core.records.frame import per_trial
 from initbench_core.records.schema import Emission, Record, scalar
@@ -58,7 +60,8 @@ def grid(setting: Setting) -> Iterator[Config]:
 
 def run(config: Config, setting: Setting) -> Iterator[Emission]:
     """Measure how clipping turns the first gradient, then train."""
-    init, lr = CASES[config.case]
+    init, lr = choose("case", config.case, CASES)
+    check_choice("kind of clipping", config.clip, dict(CLIPS))
     points = line(1000)
     model = mlp(1, 128, 3, 1)
     initialize_layers_(model, init)
@@ -131,10 +134,13 @@ def findings(records: Sequence[Record]) -> Iterator[str]:
     rows = table(records).set_index(["case", "clipping"])
     for case in CASES:
         trained = rows["trained"][case]
-        yield (
+        clips = [_name(*clip) for clip in CLIPS[1:]]
+        some = [f"{trained[clip]} at {clip}" for clip in clips if not trained[clip].startswith("0 ")]
+        none = [clip for clip in clips if trained[clip].startswith("0 ")]
+        yield Finding(
             f"{case.capitalize()}: without clipping {rows['diverged'][case]['no clipping']} diverge; trained "
-            + ", ".join(f"{trained[_name(*clip)]} at {_name(*clip)}" for clip in CLIPS[1:])
-            + "."
+            f"{', '.join([*some, 'none at ' + ', '.join(none)] if none else some)}.",
+            "outcomes",
         )
     cosine = rows["direction kept (cosine)"]["large weights"]
     yield (

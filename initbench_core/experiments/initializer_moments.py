@@ -25,10 +25,12 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
+from initbench_core.errors import choose
 from initbench_core.networks.activations import ACTIVATIONS, activation_function
 from initbench_core.networks.fans import layer_fans
 from initbench_core.networks.initializers import SCHEMES, Distribution, distribution, fill_weight_, parse_scheme
 from initbench_core.presentation import plots
+from initbench_core.presentation.finding import Finding
 from initbench_core.records.frame import tidy
 from initbench_core.records.schema import Emission, Measurement, Record
 from initbench_core.training.setting import Setting
@@ -75,8 +77,8 @@ def grid(setting: Setting) -> Iterator[Config]:
 
 def run(config: Config, setting: Setting) -> Iterator[Emission]:
     """Fill the layer's weight often enough for a tight variance, or push one random input through it."""
-    layer = LAYERS[config.layer]().to(setting.device)
-    yield from _histogram(config, layer) if config.part == "histogram" else _moments(config, layer)
+    layer = choose("layer", config.layer, LAYERS)().to(setting.device)
+    yield from choose("part", config.part, {"moments": _moments, "histogram": _histogram})(config, layer)
 
 
 def _moments(config: Config, layer: Layer) -> Iterator[Emission]:
@@ -169,14 +171,26 @@ def findings(records: Sequence[Record]) -> Iterator[str]:
     """Agreement, and the lecture's bound."""
     rows = table(records).set_index("scheme")
     others = rows.drop(index=LECTURE)
-    yield (
+    yield Finding(
         f"Over {len(others)} schemes and {int(others['n'].sum())} cases the second moment of the weights lies between "
         f"{others['lowest'].min():.3f} and {others['highest'].max():.3f} times its formula; their mean is within "
-        f"{others['largest z of the mean'].max():.1f} standard errors of 0."
+        f"{others['largest z of the mean'].max():.1f} standard errors of 0.",
+        "variance",
     )
-    yield (
+    yield Finding(
         f"The lecture's Xavier uniform bound, sqrt(3) too wide, gives "
-        f"{float(rows['second moment / formula, mean'][LECTURE]):.3f} times the variance."
+        f"{float(rows['second moment / formula, mean'][LECTURE]):.3f} times the variance.",
+        "variance",
+    )
+    histograms = tidy([r for r in records if r.config["part"] == "histogram" and r.config["activation"] == "tanh"])
+    outputs = histograms[histograms["metric"] == "output_count"]
+    counts = outputs.assign(end=outputs["at"].abs() > 0.9).pivot_table("value", "scheme", "end", aggfunc="sum")
+    shares = counts[True] / counts.sum(axis=1)
+    yield Finding(
+        "Share of tanh's outputs beyond 0.9 in size: "
+        + ", ".join(f"{scheme} {shares[scheme]:.0%}" for scheme in HISTOGRAM_SCHEMES)
+        + ".",
+        "histograms",
     )
 
 

@@ -12,6 +12,7 @@ Times are whole calls on the host's clock, a GPU's work included, in alternating
 Source: the targets are this project's own; the generator is Philox4x32-10 of Salmon et al. 2011.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
+from initbench_core.errors import ConfigError, check_choice
 from initbench_core.measurement.timing import Estimate, default_algorithms, estimate, paired_times_ms
 from initbench_core.presentation import plots, speed
 from initbench_core.presentation.statistics import Interval, ratio_text
@@ -74,6 +76,8 @@ def grid(setting: Setting) -> Iterator[Config]:
 
 def run(config: Config, setting: Setting) -> Iterator[Emission]:
     """Time the loop and the contender in turns."""
+    check_choice("distribution", config.distribution, DISTRIBUTIONS)
+    check_choice("contender", config.contender, CONTENDERS)
     tensors = workload_tensors(config.workload, setting.device)
     ours = contender(tensors, config)
     theirs = torch_loop(tensors, config.distribution)
@@ -91,6 +95,13 @@ def run(config: Config, setting: Setting) -> Iterator[Emission]:
 
 
 def workload_tensors(workload: str, device: str) -> dict[str, torch.Tensor]:
+    """Return the parameters of a workload by name.
+
+    Raises:
+        ConfigError: there is none of this name.
+    """
+    if not re.fullmatch(r"resnet50|mlp_\d+x\d+|tensor_\d+", workload):
+        raise ConfigError(f"no workload {workload!r}: write resnet50, mlp_LAYERSxWIDTH or tensor_ELEMENTS")
     kind, _, size = workload.partition("_")
     if kind == "tensor":
         return {"weight": torch.zeros(int(size), device=device)}

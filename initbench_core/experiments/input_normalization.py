@@ -22,9 +22,12 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
+from initbench_core.errors import check_choice, choose
 from initbench_core.networks.initializers import initialize_layers_
 from initbench_core.networks.models import mlp
 from initbench_core.presentation import plots
+from initbench_core.presentation.finding import Finding
+from initbench_core.presentation.statistics import bootstrap_ratio, ratio_text, restricted_mean
 from initbench_core.records.frame import per_trial
 from initbench_core.records.schema import Emission, Record, scalar
 from initbench_core.training.data import Data, Split
@@ -70,7 +73,8 @@ def badly_scaled(samples: int = 500) -> tuple[Split, Split]:
 def prepare(x: torch.Tensor, inputs: str, reference: torch.Tensor) -> torch.Tensor:
     """Return `x` [N, features] as the arm wants it, by the statistics of `reference`, the training inputs."""
     mean, std = reference.mean(dim=0), reference.std(dim=0)
-    return {"raw": x, "centered": x - mean, "scaled": x / std, "standardized": (x - mean) / std}[inputs]
+    arms = {"raw": x, "centered": x - mean, "scaled": x / std, "standardized": (x - mean) / std}
+    return choose("treatment of inputs", inputs, arms)
 
 
 def condition_number(x: torch.Tensor) -> float:
@@ -82,6 +86,7 @@ def condition_number(x: torch.Tensor) -> float:
 
 def run(config: Config, setting: Setting) -> Iterator[Emission]:
     """Train one model until the target or the end of its steps."""
+    check_choice("model", config.model, MODELS)
     raw, unseen = badly_scaled()
     split = Split(prepare(raw.x, config.inputs, raw.x), raw.y)
     held_out = Split(prepare(unseen.x, config.inputs, raw.x), unseen.y)
@@ -111,7 +116,8 @@ def best_rate(records: Sequence[Record]) -> pd.DataFrame:
 
 def table(records: Sequence[Record]) -> pd.DataFrame:
     """A row per model and arm: condition number, steps at the best rate, largest stable rate."""
-    best = best_rate(records)
+    best = best_rate(records).sort_values("seed")
+    budget = int(best["steps"].max())
     rows = []
     for model in MODELS:
         for inputs in ARMS:
@@ -121,8 +127,7 @@ def table(records: Sequence[Record]) -> pd.DataFrame:
                     "model": model,
                     "inputs": inputs,
                     "condition number": cell["condition_number"].median(),
-                    "steps to target, median": cell["steps_to_target"].median(),
-                    "reached": f"{np.isfinite(cell['steps_to_target']).sum()} of {len(cell)}",
+                    "steps to target": f"{restricted_mean(cell['steps_to_target'], budget):.0f}",
                     "best rate": cell["lr"][np.isfinite(cell["steps_to_target"])].median(),
                     "largest stable rate": cell["largest_stable_rate"].median(),
                 }
@@ -131,17 +136,32 @@ def table(records: Sequence[Record]) -> pd.DataFrame:
 
 
 def findings(records: Sequence[Record]) -> Iterator[str]:
-    """Steps of each arm, a sentence per model."""
-    rows = table(records).set_index(["model", "inputs"])
-    budget = records[0].config["steps"]
+    """Steps of each arm, a sentence per model, and the rates that standardized inputs bear."""
+    best = best_rate(records)
+    budget = int(best["steps"].max())
+    wide = best.pivot(index="seed", columns=["model", "inputs"], values=["steps_to_target", "largest_stable_rate"])
+    savings = []
     for model in MODELS:
-        steps = {inputs: float(rows["steps to target, median"][model, inputs]) for inputs in ARMS}
-        parts = [
-            f"{inputs} " + (f"{s:.0f}" if np.isfinite(s) else f"more than {budget}") for inputs, s in steps.items()
-        ]
-        yield f"Median steps of the {model} model to the target at its best rate: {', '.join(parts)}."
-    ratio = rows["largest stable rate"]["linear", "standardized"] / rows["largest stable rate"]["linear", "raw"]
-    yield f"Standardized inputs allow a learning rate {ratio:.0f} times larger than raw ones (linear model)."
+        steps = wide["steps_to_target"][model]
+        ratio = bootstrap_ratio(steps["raw"], steps["standardized"], budget=budget)
+        least = "at least " if np.isinf(steps["raw"]).any() else ""
+        savings.append(f"{least}{ratio_text(ratio, '.1f')} for the {model} model")
+    yield Finding(
+        f"Steps to the target with raw inputs over those with standardized ones: {', '.join(savings)}; "
+        f"n = {len(wide)} paired seeds.",
+        "steps",
+    )
+    for model in MODELS:
+        steps = wide["steps_to_target"][model]
+        parts = [f"{inputs} {restricted_mean(steps[inputs], budget):.0f}" for inputs in ARMS]
+        yield f"Steps of the {model} model to the target at its best rate: {', '.join(parts)}."
+    rates = wide["largest_stable_rate"]
+    ratios = {model: bootstrap_ratio(rates[model, "standardized"], rates[model, "raw"]) for model in MODELS}
+    parts = [f"{ratio_text(ratio, '.1f')} for the {model} model" for model, ratio in ratios.items()]
+    yield (
+        f"Standardized inputs multiply the largest stable learning rate by {' and '.join(parts)}, of rates a factor of "
+        f"{RATES[1] / RATES[0]:.1f} apart; n = {len(rates)} paired seeds."
+    )
 
 
 def figures(records: Sequence[Record]) -> Mapping[str, Figure]:

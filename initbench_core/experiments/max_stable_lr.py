@@ -28,6 +28,7 @@ from torch import nn
 
 from initbench_core.networks.models import NORM_PLACES, mlp
 from initbench_core.presentation import plots
+from initbench_core.presentation.finding import Finding
 from initbench_core.presentation.statistics import Interval, bootstrap_ratio, interval, is_parity, ratio_text
 from initbench_core.presentation.story import Claim
 from initbench_core.records.frame import per_trial
@@ -170,6 +171,13 @@ def findings(records: Sequence[Record]) -> Iterator[str]:
     rates = _rates(records)
     depths = sorted(set(rates.columns.get_level_values("depth")))
     data = described(str(records[0].config["data"]))
+    gains = [(depth, *_gain(rates, depth, "kaiming_normal", "before")) for depth in reversed(depths)]
+    factors = [f"{bound}{ratio_text(gain, '.3g')} at {depth}" for depth, gain, bound in gains]
+    yield Finding(
+        f"With Kaiming's weights BatchNorm before the ReLU multiplies the largest learning rate that learns on {data} "
+        f"by {', '.join(factors)} hidden layers; n = {len(rates)} pairs.",
+        "rates",
+    )
     for depth in reversed(depths):
         parts = []
         for init in INITS:

@@ -161,12 +161,9 @@ def figures(records: Sequence[Record]) -> Mapping[str, Figure]:
     frame = frame[(frame["dropout"] == 0.5) & (frame["weight_decay"] == 1e-4)]
     batches = frame[frame["metric"] == "train_loss"]["step"].max() / frame["epoch"].max()
     data, seeds = described(frame["data"].iloc[0]), frame["seed"].nunique()
-    best = frame[(frame["metric"] == "best_validation_loss") & (frame["implementation"] == "native")]
-    last = best.groupby("norm")["value"].mean()
     figure, axes = plots.panels(
-        1, 2, title=f"Loss {last['none']:.2f} without BatchNorm, {last['after']:.2f} with it; {data}, {seeds} seeds",
-        height=4.0, sharey=True,
-    )  # fmt: skip
+        1, 2, title=f"The lecture's CNN, by place of BatchNorm: {data}, {seeds} seeds", height=4.0, sharey=True
+    )
     for color, (norm, implementation) in zip(plots.CYCLE, ARMS, strict=False):
         arm = frame[(frame["norm"] == norm) & (frame["implementation"] == implementation)]
         dashes = "--" if implementation == "handwritten" else "-"
@@ -178,6 +175,7 @@ def figures(records: Sequence[Record]) -> Mapping[str, Figure]:
         validation = arm[arm["metric"] == "validation_loss"]
         plots.band(axes[1], validation, "epoch", name=name, log=True, color=color, ls=dashes)
     axes[0].set_yscale("log")
+    plots.log_ticks(axes[0].yaxis)
     plots.label(axes[0], x="epoch", y="loss (nats)", title="training, with dropout")
     plots.label(axes[1], x="epoch", y="", title="validation, without dropout")
     axes[1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))

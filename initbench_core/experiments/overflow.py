@@ -19,7 +19,9 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
+from initbench_core.errors import check_choice
 from initbench_core.presentation import plots
+from initbench_core.presentation.finding import Finding
 from initbench_core.records.frame import per_trial
 from initbench_core.records.schema import Emission, Measurement, Record, scalar
 from initbench_core.training.setting import Setting
@@ -45,6 +47,7 @@ def grid(setting: Setting) -> Iterator[Config]:
 
 def run(config: Config, setting: Setting) -> Iterator[Emission]:
     """Multiply (1, 1) by diag(base) again and again, in the format itself."""
+    check_choice("format", config.dtype, DTYPES)
     dtype: torch.dtype = getattr(torch, config.dtype)
     weights = torch.diag(torch.tensor([config.base, config.base], dtype=dtype, device=setting.device))
     h = torch.ones(2, 1, dtype=dtype, device=setting.device)
@@ -83,8 +86,11 @@ def findings(records: Sequence[Record]) -> Iterator[str]:
     rows = table(records)
     up = ", ".join(f"{r.format} at {r[4]}" for r in rows.itertuples())
     down = ", ".join(f"{r.format} at {r[5]}" for r in rows.itertuples())
-    yield f"diag(10) overflows to inf in {up} layers."
-    yield f"diag(0.1) underflows to 0, not to NaN, in {down} layers; 100 layers are too many for all but float64."
+    yield Finding(f"diag(10) overflows to inf in {up} layers.", "powers")
+    yield Finding(
+        f"diag(0.1) underflows to 0, not to NaN, in {down} layers; 100 layers are too many for all but float64.",
+        "powers",
+    )
 
 
 def figures(records: Sequence[Record]) -> Mapping[str, Figure]:

@@ -29,7 +29,16 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from initbench_core.networks.models import NORM_PLACES, mlp, mlp_weights
+from initbench_core.presentation.depth_findings import (
+    Cells,
+    change,
+    changes,
+    compared_accuracy,
+    compared_steps,
+    reached,
+)
 from initbench_core.presentation.depth_study import PLACES, curves, outcome_maps, propagation, step_maps
+from initbench_core.presentation.finding import Finding
 from initbench_core.presentation.statistics import bootstrap_ratio, interval, restricted_mean, separates, wilson
 from initbench_core.presentation.story import Claim
 from initbench_core.records.frame import per_trial, tidy
@@ -119,9 +128,6 @@ def run_together(configs: Sequence[Config], setting: Setting) -> Sequence[Iterab
     return [[*look, *emissions] for look, emissions in zip(looks, trained, strict=True)]
 
 
-Cells = dict[tuple[int, str, str], pd.DataFrame]
-
-
 def _cells(records: Sequence[Record]) -> Cells:
     """The trials by depth, initializer and place of BatchNorm, sorted by seed, in the order of the grid."""
     groups: Any = per_trial(records).sort_values("seed").groupby(["depth", "init", "norm"])
@@ -144,10 +150,6 @@ def _budget(cell: pd.DataFrame) -> int:
     return int(cell["epochs"].iloc[0]) * math.ceil(TRAINING_IMAGES[cell["data"].iloc[0]] / BATCH)
 
 
-def _reached(cell: pd.DataFrame) -> int:
-    return int((cell["outcome"] == "trained").sum())
-
-
 def _factor(cell: pd.DataFrame, way: str) -> tuple[float, float]:
     """Return the measured factor per layer and theory's, geometric means over seeds."""
     measured = interval(cell[f"{way}_factor"], log=True).center
@@ -164,7 +166,7 @@ def table(records: Sequence[Record]) -> pd.DataFrame:
             ratio = bootstrap_ratio(steps, theirs, budget=_budget(cell))
             row |= {
                 "outcomes": ", ".join(sorted(set(cell["outcome"]))),
-                "trained (95% Wilson)": f"{wilson(_reached(cell), len(cell)):.2f}",
+                "trained (95% Wilson)": f"{wilson(reached(cell), len(cell)):.2f}",
                 "steps to 70%": f"{restricted_mean(steps, _budget(cell)):.0f}",
                 "times Kaiming's without": ratio.center,
                 "separated": "yes" if separates(ratio, 1.0) else "no",
@@ -180,17 +182,17 @@ def findings(records: Sequence[Record]) -> Iterator[str]:
     """What trains at the depth in focus, whom BatchNorm rescues, the deepest networks, theory, and what is open."""
     cells = _cells(records)
     focus, here = _focus(cells)
+    data = described(str(records[0].config["data"]))
+    rescued = f"By Wilson's intervals BatchNorm, at depth {focus} on {data}, {changes(here)}"
+    yield Finding(f"{rescued}; others are not told apart.", "outcomes")
     counts: dict[str, list[str]] = {norm: [] for norm in NORM_PLACES}
     for (_, init, norm), cell in here.items():
-        counts[norm].append(f"{init} {_reached(cell)}/{len(cell)}")
+        counts[norm].append(f"{init} {reached(cell)}/{len(cell)}")
     parts = [f"{PLACES[norm]}: {', '.join(names)}" for norm, names in counts.items() if names]
-    data = described(str(records[0].config["data"]))
     yield f"Seeds that reach {TARGET:.0%} at depth {focus} on {data}: {'; '.join(parts)}."
-    parts = [f"{change} {i} ({n})" for _, i, n in here if (change := _change(here, i, n))]
-    yield f"By Wilson's intervals BatchNorm {', '.join(parts) or 'changes nothing'}; others are not told apart."
     deep = max(depth for depth, _, _ in _trained(cells))
     parts = [
-        f"{init}, {PLACES[norm]}: {_reached(cell)}/{len(cell)}, gradients x {_factor(cell, 'backward')[0]:.3f} per "
+        f"{init}, {PLACES[norm]}: {reached(cell)}/{len(cell)}, gradients x {_factor(cell, 'backward')[0]:.3f} per "
         f"layer (theory {_factor(cell, 'backward')[1]:.3f})"
         for (depth, init, norm), cell in cells.items()
         if depth == deep and (init, norm) in FEW
@@ -198,25 +200,13 @@ def findings(records: Sequence[Record]) -> Iterator[str]:
     yield f"At depth {deep}: {'; '.join(parts)}."
     ratios = {way: pd.concat([c[f"{way}_factor_ratio"] for c in here.values()]) for way in ("forward", "backward")}
     parts = [f"{r.min():.2f} to {r.max():.2f} times theory's {way}" for way, r in ratios.items()]
-    yield f"Over all networks of depth {focus} the measured factor per layer is {' and '.join(parts)}."
-    reference = here[focus, "kaiming_normal", "none"].set_index("seed")["test_accuracy"]
-    answers: dict[str, list[str]] = {"higher": [], "lower": [], "not separated": []}
-    for (_, init, norm), cell in here.items():
-        gain = interval(cell.set_index("seed")["test_accuracy"] - reference)
-        if math.isfinite(gain.center) and (init, norm) != ("kaiming_normal", "none"):
-            answer = "higher" if gain.low > 0 else "lower" if gain.high < 0 else "not separated"
-            answers[answer].append(f"{init} ({norm})")
-    parts = [f"{answer}: {', '.join(names)}" for answer, names in answers.items() if names]
-    yield f"Test accuracy at depth {focus} against Kaiming without BatchNorm, paired: {'; '.join(parts)}."
-
-
-def _change(here: Cells, init: str, norm: str) -> str:
-    """Say what BatchNorm does to an initializer, as far as Wilson's intervals are apart; empty where they are not."""
-    trained = {place: wilson(_reached(c), len(c)) for (_, i, place), c in here.items() if i == init}
-    without, found = trained["none"], trained[norm]
-    if norm != "none" and found.center == without.center == 0:
-        return "does not save"
-    return "rescues" if found.low > without.high else "harms" if found.high < without.low else ""
+    networks = f"Over all networks of depth {focus} the measured factor per layer is"
+    yield Finding(f"{networks} {' and '.join(parts)}.", "propagation")
+    reference, against = (focus, "kaiming_normal", "none"), "Kaiming without BatchNorm"
+    compared = compared_steps(here, reference, _budget(here[reference]))
+    yield Finding(f"Steps to {TARGET:.0%} at depth {focus} over those of {against} {compared}.", "steps")
+    compared = compared_accuracy(here, reference)
+    yield Finding(f"Test accuracy at depth {focus} against {against}, {compared}.", "curves")
 
 
 def claims(records: Sequence[Record]) -> Iterator[Claim]:
@@ -225,15 +215,15 @@ def claims(records: Sequence[Record]) -> Iterator[Claim]:
     focus, here = _focus(cells)
     data, deep = described(str(records[0].config["data"])), max(depth for depth, _, _ in _trained(cells))
     for (_, init, norm), cell in here.items():
-        change = _change(here, init, norm)
-        if norm == "after" or (norm == "before" and not change):
+        verb = change(here, init, norm)
+        if norm == "after" or (norm == "before" and not verb):
             continue
-        helps = "batch_norm_adds" if change == "rescues" else "batch_norm_does_not_help"
+        helps = "batch_norm_adds" if verb == "rescues" else "batch_norm_does_not_help"
         yield Claim(
             "initialization" if norm == "none" else helps,
             f"{focus} layers, {init} weights, {PLACES[norm]}, on {data}: fraction of seeds that reach {TARGET:.0%} "
             "accuracy",
-            wilson(_reached(cell), len(cell)),
+            wilson(reached(cell), len(cell)),
             len(cell),
             "gradients x {1:.3g} per layer (measured {0:.3g})".format(*_factor(cell, "backward")),
             ".2f",
@@ -241,7 +231,7 @@ def claims(records: Sequence[Record]) -> Iterator[Claim]:
     cell = cells[deep, "kaiming_normal", "before"]
     yield Claim(
         "batch_norm_does_not_help",
-        f"{deep} layers, kaiming_normal weights, {PLACES['before']}, on {data}, where {_reached(cell)} of {len(cell)} "
+        f"{deep} layers, kaiming_normal weights, {PLACES['before']}, on {data}, where {reached(cell)} of {len(cell)} "
         f"seeds reach {TARGET:.0%} accuracy: growth of the gradient's second moment per layer",
         interval(cell["backward_factor"], log=True),
         len(cell),

@@ -25,8 +25,10 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
+from initbench_core.errors import choose
 from initbench_core.networks.residual import VARIANTS, residual_network, second_moment
 from initbench_core.presentation import plots
+from initbench_core.presentation.finding import Finding
 from initbench_core.presentation.statistics import interval, spread, verdict, wilson
 from initbench_core.presentation.story import Claim
 from initbench_core.records.frame import per_trial, tidy
@@ -103,7 +105,7 @@ def run_together(configs: Sequence[Config], setting: Setting) -> list[list[Emiss
 @torch.no_grad()
 def _growth(config: Config, setting: Setting) -> Iterator[Emission]:
     """Follow the second moment over the blocks of the untrained network, from the input of the first, in float64."""
-    if config.lr != RATES[config.variant][0]:
+    if config.lr != choose("residual variant", config.variant, RATES)[0]:
         return
     model, data, _ = seeded(prepare, config, setting)
     x, moments = data.train.x[:256].double(), []
@@ -159,13 +161,20 @@ def findings(records: Sequence[Record]) -> Iterator[str]:
     """What trains at the greatest depth, and how the second moment grows."""
     best = _best(records)
     depths, data = sorted(best["blocks"].unique()), described(best["data"].iloc[0])
+    deepest = best[best["blocks"] == depths[-1]]
+    trained = (deepest["outcome"] == "trained").groupby(deepest["variant"]).sum()
+    yield Finding(
+        f"Of {deepest['seed'].nunique()} seeds with {depths[-1]} blocks on {data}, each variant at its best rate, "
+        f"train: {', '.join(f'{name} {trained[variant]}' for variant, name in NAMES.items())}.",
+        "depth",
+    )
     for blocks in (depths[-1], depths[0]):
         parts = []
         for variant, name in NAMES.items():
             cell = best[(best["blocks"] == blocks) & (best["variant"] == variant)]
-            accuracy, trained = cell["test_accuracy"], int((cell["outcome"] == "trained").sum())
+            accuracy, reached = cell["test_accuracy"], int((cell["outcome"] == "trained").sum())
             ends = f"{accuracy.min():.2f} to {accuracy.max():.2f}"
-            parts.append(f"{name} {accuracy.median():.2f} ({ends}; trained {trained} of {len(cell)})")
+            parts.append(f"{name} {accuracy.median():.2f} ({ends}; trained {reached} of {len(cell)})")
         yield (
             f"Test accuracy on {data} with {blocks} blocks, median and range over seeds at the best rate of each: "
             f"{', '.join(parts)}."
@@ -174,14 +183,11 @@ def findings(records: Sequence[Record]) -> Iterator[str]:
     last = growth[growth["block"] == depths[-1]].groupby("variant")["value"]
     centers = {variant: interval(group, log=True).center for variant, group in last}
     start = float(growth[growth["block"] == 0]["value"].mean())
-    yield (
-        f"At initialization the second moment behind {depths[-1]} blocks is, geometric mean over seeds and theory's "
-        "mean over all networks, "
-        + ", ".join(
-            f"{centers[v]:.3g} with {name} (theory {second_moment(v, depths[-1], start):.3g})"
-            for v, name in NAMES.items()
-        )
-        + "."
+    moments = [f"{name} {centers[v]:.3g} ({second_moment(v, depths[-1], start):.3g})" for v, name in NAMES.items()]
+    yield Finding(
+        f"Second moment behind {depths[-1]} blocks at initialization, geometric mean over seeds (theory's mean): "
+        f"{', '.join(moments)}.",
+        "depth",
     )
 
 

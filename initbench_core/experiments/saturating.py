@@ -24,6 +24,7 @@ from torch import nn
 from initbench_core.networks.activations import Activation
 from initbench_core.networks.models import mlp
 from initbench_core.presentation import plots
+from initbench_core.presentation.finding import Finding
 from initbench_core.presentation.statistics import bootstrap_ratio, interval, restricted_mean, spread, verdict, wilson
 from initbench_core.presentation.story import Claim
 from initbench_core.records.frame import per_trial, tidy
@@ -145,6 +146,13 @@ def table(records: Sequence[Record]) -> pd.DataFrame:
 def findings(records: Sequence[Record]) -> Iterator[str]:
     """Steps and accuracy from each initializer, and the wandering medians."""
     arms, budget, data = _arms(records), _budget(records), described(str(records[0].config["data"]))
+    reached = {norm: pd.concat([arms[init, norm]["steps_to_target"] for init in INITS]) <= budget for norm in NAMES}
+    counts = {norm: f"{trained.sum()} of {len(trained)}" for norm, trained in reached.items()}
+    yield Finding(
+        f"From {len(INITS)} initializers {counts['none']} sigmoid networks of 3 layers reach {TARGET:.0%} on {data} "
+        f"within {budget} steps without BatchNorm, {counts['before']} with it.",
+        "batch_norm",
+    )
     parts = []
     for init in INITS:
         steps = [restricted_mean(arms[init, norm]["steps_to_target"], budget) for norm in NAMES]
@@ -155,10 +163,11 @@ def findings(records: Sequence[Record]) -> Iterator[str]:
         )
     yield f"Steps of a 3-layer sigmoid network to {TARGET:.0%} on {data}: {'; '.join(parts)}."
     wander = {norm: spread(values, form=".2f") for norm, values in _wander(records).items()}
-    yield (
+    yield Finding(
         f"Over {records[0].config['epochs']} epochs the median input of a unit of the last hidden layer wanders by "
         f"{wander['none']} times its 15% to 85% range without BatchNorm, by {wander['before']} with it (the units of "
-        "one network each)."
+        "one network each).",
+        "batch_norm",
     )
 
 

@@ -24,6 +24,7 @@ from matplotlib.figure import Figure
 
 from initbench_core.networks.theory import he_log_law, relu_growth
 from initbench_core.presentation import plots
+from initbench_core.presentation.finding import Finding
 from initbench_core.presentation.statistics import Interval, interval
 from initbench_core.presentation.story import Claim
 from initbench_core.records.frame import tidy
@@ -98,12 +99,16 @@ def findings(records: Sequence[Record]) -> Iterator[str]:
     frame = tidy(records)
     factors = [per_layer_factor(frame, "activation_variance", v)[0] for v in VARIANCES]
     theory = [relu_growth(100, v) for v in VARIANCES]
-    yield (
+    yield Finding(
         f"Per layer the variance of the activations is multiplied by {', '.join(f'{f:.3g}' for f in factors)}; theory "
-        f"D s^2 / 2 says {', '.join(f'{t:g}' for t in theory)}."
+        f"D s^2 / 2 says {', '.join(f'{t:g}' for t in theory)}.",
+        "variance",
     )
     center, low, high = per_layer_factor(frame, "gradient_variance", 0.02)
-    yield f"Backward the factor at He's variance 0.02 is {center:.3f} ({low:.3f} to {high:.3f}): the same law."
+    yield Finding(
+        f"Backward the factor at He's variance 0.02 is {center:.3f} ({low:.3f} to {high:.3f}): the same law.",
+        "variance",
+    )
 
 
 def claims(records: Sequence[Record]) -> Iterator[Claim]:

@@ -22,8 +22,10 @@ from dataclasses import dataclass
 import pandas as pd
 from matplotlib.figure import Figure
 
+from initbench_core.errors import check_choice, choose
 from initbench_core.measurement.static_cost import OPERATORS, TARGETS, builds, cost_of, traffic_records
 from initbench_core.presentation import plots
+from initbench_core.presentation.finding import Finding
 from initbench_core.records.frame import per_trial, tidy
 from initbench_core.records.schema import Emission, Measurement, Note, Record, scalar
 from initbench_core.training.setting import Setting
@@ -60,12 +62,13 @@ def run(config: Config, setting: Setting) -> Iterator[Emission]:
     if not _has_triton():
         yield Note(MISSING)
     elif config.target == INTERPRETER:
-        found = traffic_records(operators=[COUNTED[config.name]])
+        found = traffic_records(operators=[choose("operator", config.name, COUNTED)])
         at = {"run": [record["name"] for record in found]}
         yield Measurement("launches", "1", [record["launches"] for record in found], at)
         yield Measurement("bytes_per_element", "bytes", [record["bytes_per_element"] for record in found], at)
     else:
-        (build,) = (build for build in builds() if build.name == config.name)
+        check_choice("target", config.target, TARGETS)
+        build = choose("build", config.name, {build.name: build for build in builds()})
         cost = cost_of(build, config.target)
         yield scalar("registers", "per thread", cost.registers)
         yield scalar("spill_bytes", "bytes per thread", cost.spill_bytes)
@@ -137,13 +140,16 @@ def findings(records: Sequence[Record]) -> Iterator[str]:
     if not len(built) and not len(counted):
         yield MISSING
     if len(built):
-        yield (
+        yield Finding(
             f"Of {len(built)} builds for {', '.join(dict.fromkeys(built['target']))} these spill registers: "
             f"{_names(built[built['spill_bytes'] > 0])}; these access memory in narrower pieces than alignment "
-            f"permits: {_names(_narrow(built))}."
+            f"permits: {_names(_narrow(built))}.",
+            "costs",
         )
         most = built.sort_values("registers").iloc[-1]
-        yield f"Most registers: {most['registers']:.0f} a thread, in {most['name']} on {most['target']}."
+        yield Finding(
+            f"Most registers: {most['registers']:.0f} a thread, in {most['name']} on {most['target']}.", "costs"
+        )
     if len(counted):
         parts = []
         for name, part in counted.groupby("kind", sort=False):

@@ -24,6 +24,7 @@ from matplotlib.figure import Figure
 
 from initbench_core.networks.models import plain_cnn
 from initbench_core.presentation import curves, plots
+from initbench_core.presentation.finding import Finding
 from initbench_core.presentation.statistics import (
     Interval,
     bootstrap_ratio,
@@ -146,9 +147,10 @@ def findings(records: Sequence[Record]) -> Iterator[str]:
         ratio, bound = _ratio(records, arm)
         published = PUBLISHED_STEPS[BASELINE] / PUBLISHED_STEPS[arm]
         parts.append(f"{bound}{ratio_text(ratio, '.2g')} at rate x{arm[1]} (published {published:.2g})")
-    yield (
-        f"Steps to {TARGET:.0%} of the validation images of {data}, how many times fewer than the baseline's: with "
-        f"BatchNorm {', '.join(parts)}; n = {len(steps)} paired seeds."
+    yield Finding(
+        f"How many times fewer steps than the baseline BatchNorm needs to {TARGET:.0%} on {data}: {', '.join(parts)}; "
+        f"n = {len(steps)} pairs.",
+        "steps",
     )
     plain, raised = (restricted_mean(steps[arm], budget) for arm in (BASELINE, ("none", 5)))
     yield (

@@ -25,6 +25,7 @@ from torch import nn
 from initbench_core.networks.models import mlp, mlp_weights
 from initbench_core.networks.theory import critical_weight_variance, depth_scale
 from initbench_core.presentation import maps, plots
+from initbench_core.presentation.finding import Finding
 from initbench_core.presentation.statistics import Interval, interval
 from initbench_core.presentation.story import Claim
 from initbench_core.records.frame import per_trial
@@ -171,14 +172,18 @@ def findings(records: Sequence[Record]) -> Iterator[str]:
         for sigma_w2, reached, limit in zip(rows.index, rows["trained depth of most seeds"], rule, strict=True)
     ]
     data = described(str(records[0].config["data"]))
+    right, of = agreement(records)
+    best = rows["trained depth of most seeds"].max()
+    where = ", ".join(f"{sigma_w2:g}" for sigma_w2 in rows.index[rows["trained depth of most seeds"] == best])
+    yield Finding(
+        f"The rule of 6 xi layers tells trained (a median training accuracy of {TARGET:g}) from untrained in {right} "
+        f"of {of} cells; the deepest that train on {data}, {best:.0f} layers, do at sigma_w^2 = {where}, and theory "
+        f"puts the edge of chaos at {critical_weight_variance(SIGMA_B2):.2f}.",
+        "phase",
+    )
     yield (
         f"Deepest tanh network of a grid up to {deepest} layers that trains on {data} for most seeds, by sigma_w^2: "
-        f"{', '.join(parts)}; theory puts the edge of chaos at {critical_weight_variance(SIGMA_B2):.2f}."
-    )
-    right, of = agreement(records)
-    yield (
-        f"The rule of 6 xi layers tells trained from untrained in {right} of {of} cells, "
-        f"trained meaning a median training accuracy of {TARGET:g}."
+        f"{', '.join(parts)}."
     )
 
 

@@ -22,9 +22,11 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
+from initbench_core.errors import check_choice
 from initbench_core.networks.initializers import initialize_layers_
 from initbench_core.networks.models import NORM_PLACES, mlp
 from initbench_core.presentation import plots
+from initbench_core.presentation.finding import Finding
 from initbench_core.presentation.maps import outcome_map
 from initbench_core.presentation.statistics import spread, wilson
 from initbench_core.presentation.story import Claim
@@ -72,6 +74,7 @@ def _network(init: str, norm: str) -> nn.Module:
 
 def run(config: Config, setting: Setting) -> Iterator[Emission]:
     """Train one network; the held-out points come from a generator of their own."""
+    check_choice("arm", config.arm, [*NOTEBOOK, "factorial"])
     torch.manual_seed(config.seed)
     points = line(1000)
     if config.arm == "factorial":
@@ -124,10 +127,20 @@ def _cell(records: Sequence[Record], init: str, norm: str) -> pd.DataFrame:
 def findings(records: Sequence[Record]) -> Iterator[str]:
     """The notebook's lesson beside the cells that it left out."""
     plain, large = _cell(records, "kaiming_normal", "none"), _cell(records, "normal(10)", "before")
-    yield (
+    yield Finding(
         f"Kaiming without BatchNorm: {_trained(plain)} trained, held-out loss {spread(plain['test_loss'])}. Std 10 "
         f"with BatchNorm: {(large['outcome'] == 'diverged').sum()} of {len(large)} diverged. Scale and normalization "
-        f"are two questions."
+        f"are two questions.",
+        "factorial",
+    )
+    notebook = per_trial(records).set_index("arm")
+    std_10, std_001, normalized = (notebook.loc[arm] for arm in NOTEBOOK)
+    yield Finding(
+        f"The notebook's training with std 10 {std_10['outcome']} at step {std_10['first_bad_step']:.0f}, the one with "
+        f"std 0.01 ends at {std_001['final_train_loss']:.2f} (constant predictor {std_001['constant_loss']:.2f}), the "
+        f"one with std 1 and BatchNorm at {normalized['final_train_loss']:.2f} (least squares "
+        f"{normalized['least_squares_loss']:.2f}).",
+        "notebook",
     )
     small = _cell(records, "normal(0.01)", "none")
     yield (
@@ -135,9 +148,10 @@ def findings(records: Sequence[Record]) -> Iterator[str]:
         f"{small['constant_loss'].mean():.3f}."
     )
     before, after = _cell(records, "kaiming_normal", "before"), _cell(records, "kaiming_normal", "after")
-    yield (
+    yield Finding(
         f"Kaiming with BatchNorm, held-out loss: {spread(before['test_loss'])} before the ReLU, "
-        f"{spread(after['test_loss'])} after it; {_trained(before)} and {_trained(after)} trained."
+        f"{spread(after['test_loss'])} after it; {_trained(before)} and {_trained(after)} trained.",
+        "losses",
     )
 
 

@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import nn
 
+from initbench_core.errors import choose
 from initbench_core.measurement.memory import peak_bytes
 from initbench_core.measurement.timing import default_algorithms, paired_times_ms
 from initbench_core.networks.implementations import (
@@ -113,7 +114,7 @@ def run(config: Config, setting: Setting) -> Iterator[Emission]:
 
 
 def _measure(config: Config, setting: Setting) -> Iterator[Emission]:
-    network, sizes = NETWORKS[config.network]()
+    network, sizes = choose("network", config.network, NETWORKS)()
     network.to(setting.device)
     x = torch.randn(sizes, device=setting.device)
     target = torch.randint(CLASSES, sizes[:1], device=setting.device)

@@ -3,7 +3,8 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from initbench_core.presentation.plots import style
+from initbench_core.presentation import plots
+from initbench_core.presentation.finding import finding_of
 from initbench_core.presentation.section import Find, command, figure_path, is_finished, read_run
 from initbench_core.records.files import describe
 from initbench_core.records.folder import ResultsFolder
@@ -18,15 +19,17 @@ def draw_figures(folder: ResultsFolder, experiments: Iterable[str], find: Find) 
         if run.experiment not in wanted or not is_finished(folder, run):
             continue
         content = read_run(folder, run)
-        with style():
+        with plots.style():
             try:
-                figures = find(run.experiment).figures(content.records)
+                experiment = find(run.experiment)
+                figures, findings = experiment.figures(content.records), experiment.findings(content.records)
             except Exception:
                 # Where trials failed, what a figure shows may be missing altogether; the report names them.
                 if content.failed:
                     continue
                 raise
             for name, figure in figures.items():
+                plots.say(figure, finding_of(name, findings))
                 path = figure_path(folder, run, name)
                 try:
                     figure.savefig(path)

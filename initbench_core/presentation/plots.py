@@ -1,6 +1,7 @@
 """The suite's drawing: one style, and the few things that every figure draws the same way."""
 
 import math
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from initbench_core.presentation.statistics import interval
@@ -64,8 +67,40 @@ def panels(
     figure = Figure(figsize=(width, height * rows + 0.3))
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns, **options)
-    figure.suptitle(title, x=0.01, ha="left", weight="bold")
+    _entitle(figure, title)
     return figure, axes
+
+
+def _entitle(figure: Figure, title: str) -> Text:
+    """Give a figure its title, or the title it has, and return it."""
+    return figure.suptitle(title, x=0.01, ha="left", weight="bold")
+
+
+def say(figure: Figure, sentence: str) -> None:
+    """Write a sentence beneath the title of a figure of `panels`, wrapped; the figure grows by as much."""
+    if not sentence:
+        return
+    engine, title = figure.get_layout_engine(), _entitle(figure, figure.get_suptitle())
+    assert isinstance(engine, ConstrainedLayoutEngine)
+    pad, gap = engine.get()["h_pad"], 0.05
+    text = figure.text(0.01, 1.0, sentence, fontsize=10, color=INK, ha="left", va="top", parse_math=False)
+    # Characters differ in width, and from one resolution to another: a line is filled to 94%.
+    share = 0.94 * 0.98 * figure.get_figwidth() / _inches(figure, text)[0]
+    # "n = 5" is one word.
+    whole_words = sentence.replace(" = ", "\u00a0=\u00a0")
+    text.set_text(textwrap.fill(whole_words, max(1, int(share * len(sentence))), break_on_hyphens=False))
+    height = _inches(figure, text)[1] + gap
+    whole = figure.get_figheight() + height
+    figure.set_figheight(whole)
+    # The layout leaves the title above its rectangle, and so a space between them.
+    engine.set(rect=(0, 0, 1, 1 - height / whole))
+    text.set_y(1 - (pad + _inches(figure, title)[1] + gap) / whole)
+
+
+def _inches(figure: Figure, text: Text) -> tuple[float, float]:
+    """Return the width and height of a text of the figure."""
+    box = text.get_window_extent()
+    return box.width / figure.dpi, box.height / figure.dpi
 
 
 def label(axes: Axes, *, x: str, y: str, title: str = "") -> None:

@@ -103,7 +103,7 @@ def test_sentence_table_and_map_of_tanh_networks_say_the_same() -> None:
     ]  # fmt: skip
     row = tanh_phase.table(records).iloc[0]
     assert (row["trained depth of most seeds"], row["lowest"], row["highest"]) == (8, 4, 8)
-    assert "8 at 1 (6 xi: over 16)" in next(iter(tanh_phase.findings(records)))
+    assert "8 at 1 (6 xi: over 16)" in " ".join(tanh_phase.findings(records))
     # 6 xi is 22 layers: right at 4 and 8.
     assert tanh_phase.agreement(records) == (2, 3)
     with style():
@@ -138,7 +138,7 @@ def test_a_search_without_a_rate_makes_its_ratio_a_bound() -> None:
     assert rows["some rate works"]["torch_default", "none"] == "0 of 5"
     assert rows["a bound"]["torch_default", "before"] == "at least"
     assert rows["a bound"]["kaiming_normal", "before"] == "no"
-    assert "at least" in next(iter(max_stable_lr.findings(records)))
+    assert "at least" in " ".join(max_stable_lr.findings(records))
 
 
 def test_a_larger_rate_is_what_batch_norm_adds_only_where_the_interval_says_so() -> None:

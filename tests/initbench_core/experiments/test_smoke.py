@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from initbench_core.experiments import Experiment, names
+from initbench_core.presentation.finding import Finding
 from initbench_core.presentation.plots import style
 from initbench_core.records.folder import ResultsFolder, RunName
 from initbench_core.records.schema import Outcome, Record
@@ -51,6 +52,21 @@ def test_its_lines_are_strict_json(results: ResultsFolder, name: str) -> None:
 
     for line in results.records(RunName(name, "smoke", "cpu")).read_text().splitlines():
         assert json.loads(line, parse_constant=refuse)["measurements"]
+
+
+@pytest.mark.parametrize("name", names())
+def test_its_findings_name_figures_that_it_draws(results: ResultsFolder, name: str) -> None:
+    experiment, found = Experiment(name), records(results, name)
+    with style():
+        figures = set(experiment.figures(found))
+    named = {
+        figure
+        for sentence in experiment.findings(found)
+        if isinstance(sentence, Finding)
+        for figure in sentence.figures
+    }
+    assert named <= figures
+    assert figures == {path.name.split("-")[1] for path in results.figures.glob(f"{name}-*-smoke-cpu.png")}
 
 
 @pytest.mark.parametrize("name", names())

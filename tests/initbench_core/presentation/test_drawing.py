@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 
 from initbench_core.presentation.curves import by_layer, distributions_by_layer, survival_curves, theory_in_legend
 from initbench_core.presentation.depth_study import step_maps
+from initbench_core.presentation.finding import Finding, finding_of
 from initbench_core.presentation.maps import outcome_map, value_map
-from initbench_core.presentation.plots import CYCLE, OUTCOME_STYLE, log_ticks, outcome_legend, panels, style
+from initbench_core.presentation.plots import CYCLE, OUTCOME_STYLE, log_ticks, outcome_legend, panels, say, style
 from initbench_core.presentation.statistics import restricted_mean
 
 INITS, DEPTHS = ("normal(0.01)", "kaiming_normal"), (2, 20, 100)
@@ -134,3 +135,37 @@ def test_labels_of_a_log_axis_do_not_overlap(range_: tuple[float, float]) -> Non
             boxes = [tick.label1.get_window_extent() for tick in ticks]
             assert not any(a.overlaps(b) for a, b in itertools.pairwise(boxes))
             assert not any(label.get_text() for label in axis.get_minorticklabels())
+
+
+@pytest.mark.parametrize("width", [8.0, 14.0])
+@pytest.mark.parametrize("words", [1, 40, 120])
+def test_a_finding_stands_between_title_and_panels(width: float, words: int) -> None:
+    with style():
+        figure, axes = panels(2, 2, title="What was found", width=width)
+        for panel in axes[0]:
+            panel.set_title("a panel\nof two lines")
+        sentence = "Measured 1.46 (95% 1.45 to 1.47). " * words
+        say(figure, sentence)
+        # At the resolution of the files, where fonts are of other widths.
+        figure.set_dpi(130)
+        figure.canvas.draw()
+    title, text = figure.texts
+    assert text.get_text().split() == sentence.split()
+    above, found, whole = title.get_window_extent(), text.get_window_extent(), figure.bbox
+    top = max(panel.get_tightbbox().y1 for panel in axes.flat)
+    assert top < found.y0 < found.y1 < above.y0 < above.y1 < whole.y1
+    assert found.x1 < whole.x1
+    # The panels keep their height.
+    assert axes[0, 0].get_position().height * figure.get_figheight() > 2.5
+
+
+def test_a_figure_shows_the_findings_that_name_it_or_the_headline() -> None:
+    findings = ["Headline.", Finding("On steps.", "steps", "curves"), "Detail.", Finding("More on steps.", "steps")]
+    assert finding_of("steps", findings) == "On steps. More on steps."
+    assert finding_of("curves", findings) == "On steps."
+    assert finding_of("map", findings) == "Headline."
+    assert finding_of("map", []) == ""
+    with style():
+        figure, _ = panels(1, 1, title="nothing found")
+        say(figure, "")
+    assert len(figure.texts) == 1

@@ -1,0 +1,73 @@
+"""What a study over initializer, depth and place of BatchNorm finds at one depth: cells against each other, in words.
+
+Cells are the trials by depth, initializer and place ("none", "before", "after"), sorted by seed, with the columns of
+`records.frame.per_trial`.
+"""
+
+import math
+from collections.abc import Mapping
+
+import pandas as pd
+
+from initbench_core.presentation.depth_study import Key
+from initbench_core.presentation.statistics import (
+    Interval,
+    bootstrap_ratio,
+    interval,
+    restricted_mean,
+    separates,
+    wilson,
+)
+
+Cells = Mapping[Key, pd.DataFrame]
+
+
+def reached(cell: pd.DataFrame) -> int:
+    """Return how many trials were trained."""
+    return int((cell["outcome"] == "trained").sum())
+
+
+def change(here: Cells, init: str, norm: str) -> str:
+    """Say what BatchNorm does to an initializer, as far as Wilson's intervals are apart; empty where they are not."""
+    trained = {place: wilson(reached(c), len(c)) for (_, i, place), c in here.items() if i == init}
+    without, found = trained["none"], trained[norm]
+    if norm != "none" and found.center == without.center == 0:
+        return "does not save"
+    return "rescues" if found.low > without.high else "harms" if found.high < without.low else ""
+
+
+def changes(here: Cells) -> str:
+    """Say whom BatchNorm rescues, harms and does not save, and in which places."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for _, init, norm in here:
+        if verb := change(here, init, norm):
+            found.setdefault(verb, {}).setdefault(init, []).append(norm)
+    parts = [f"{verb} {', '.join(f'{i} ({_listed(p)})' for i, p in inits.items())}" for verb, inits in found.items()]
+    return "; ".join(parts) or "changes nothing"
+
+
+def compared_steps(here: Cells, reference: Key, budget: float) -> str:
+    """Sort the cells by their steps to the target over those of a reference cell, paired, whose steps it gives."""
+    theirs = here[reference]["steps_to_target"]
+    found = {key: bootstrap_ratio(cell["steps_to_target"], theirs, budget=budget) for key, cell in here.items()}
+    return f"({restricted_mean(theirs, budget):.0f}), paired: {_sorted_out(found, reference, ('fewer', 'more'), 1.0)}"
+
+
+def compared_accuracy(here: Cells, reference: Key) -> str:
+    """Sort the cells by their test accuracy against a reference cell, paired; what diverged has none."""
+    accuracies = {key: cell.set_index("seed")["test_accuracy"] for key, cell in here.items()}
+    found = {key: interval(accuracy - accuracies[reference]) for key, accuracy in accuracies.items()}
+    return f"paired: {_sorted_out(found, reference, ('lower', 'higher'), 0.0)}"
+
+
+def _sorted_out(found: Mapping[Key, Interval], reference: Key, words: tuple[str, str], neutral: float) -> str:
+    """Name the cells whose interval is below and above the neutral value; count those that are not separated."""
+    others = {key: of for key, of in found.items() if key != reference and math.isfinite(of.center)}
+    below = [f"{init} ({norm})" for (_, init, norm), of in others.items() if of.high < neutral]
+    above = [f"{init} ({norm})" for (_, init, norm), of in others.items() if of.low > neutral]
+    open_ = sum(not separates(of, neutral) for of in others.values())
+    return f"{words[0]} for {_listed(below)}; {words[1]} for {_listed(above)}; {open_} are not separated"
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names) or "none"
