@@ -131,14 +131,10 @@ def _measure(config: Config, setting: Setting) -> Iterator[Emission]:
     yield scalar("threads", "1", torch.get_num_threads())
 
 
-def _short(shape: object) -> str:
-    return str(shape).replace(" float32", "").replace("channels_last", "nhwc")
-
-
 def _rows(records: Sequence[Record]) -> pd.DataFrame:
     """Speed-ups with bandwidth, floor and memory: a row per shape, pass and implementation, the copy included."""
     frame = tidy(records)
-    frame = frame.assign(case=frame["shape"].map(_short))
+    frame = frame.assign(case=frame["shape"].map(speed.short))
     rows = speed.speedups(frame[frame["metric"] == "time"], BASELINE)
     sizes = frame[frame["metric"] == "size"].set_index("case")["value"]
     size = rows["case"].map(sizes)
@@ -151,7 +147,7 @@ def _rows(records: Sequence[Record]) -> pd.DataFrame:
         values = frame[frame["metric"] == metric].set_index(["case", "implementation"])["value"]
         keys = zip(rows["case"], rows["implementation"], strict=True)
         rows[column] = pd.Series([values.get(key, float("nan")) for key in keys]) / unit
-    occurrences = {_short(record.config["shape"]): record.config["occurrences"] for record in records}
+    occurrences = {speed.short(record.config["shape"]): record.config["occurrences"] for record in records}
     return rows.assign(occurrences=rows["case"].map(occurrences))
 
 
@@ -179,7 +175,6 @@ def findings(records: Sequence[Record]) -> Iterator[str]:
     rows = _rows(records)
     rivals = rows[~rows["implementation"].isin([COPY, BASELINE])]
     whole = rivals[rivals["pass"] == "fwd_bwd"]
-    titles = _titles()
     for goal in GOALS.values():
         yield from _judged(whole[(whole["implementation"] == goal.implementation) & (whole["MB"] >= LARGE_MB)], goal)
     for name, row in IMPLEMENTATIONS.items():
@@ -201,16 +196,17 @@ def findings(records: Sequence[Record]) -> Iterator[str]:
             )
         if row.compiled:
             yield f"A first call with {row.title} takes {group[FIRST_CALL].median():.1f} s (median)."
-    floors = rows[rows["pass"] == "fwd_bwd"].groupby("implementation")["time / floor"].median()
-    parts = [f"{titles[name]} {floors[name]:.1f}" for name in titles if name in floors]
     what = "Forward and backward in copies of the bytes that fused passes must move, median of the times over shapes"
-    yield Finding(f"{what}: {'; '.join(parts)}.", "roofline", "latency")
+    floors = _medians(rows[rows["pass"] == "fwd_bwd"], "time / floor")
+    yield Finding(f"{what}: {floors}.", "roofline", "latency")
     for quantity in (KEPT, PEAK):
-        medians = rows.groupby("implementation")[quantity].median().dropna()
-        parts = [f"{titles[name]} {medians[name]:.2f}" for name in titles if name in medians]
-        if parts:
-            yield Finding(f"Memory {quantity}, median over shapes: {'; '.join(parts)}.", "memory")
+        yield Finding(f"Memory {quantity}, median over shapes: {_medians(rows, quantity)}.", "memory")
     yield from _not_measured(rivals, records)
+
+
+def _medians(rows: pd.DataFrame, column: str) -> str:
+    medians = rows.groupby("implementation")[column].median().dropna()
+    return "; ".join(f"{title} {medians[name]:.2g}" for name, title in _titles().items() if name in medians)
 
 
 def _not_measured(rivals: pd.DataFrame, records: Sequence[Record]) -> Iterator[str]:

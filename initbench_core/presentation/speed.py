@@ -19,6 +19,11 @@ from initbench_core.records.schema import Measurement, Scalar
 SAMPLES = ["samples", "ratios"]
 
 
+def short(shape: str) -> str:
+    """Return a shape as tables and figures name it."""
+    return shape.replace(" float32", "").replace("channels_last", "nhwc")
+
+
 def measurement(pass_name: str, times: Mapping[str, Sequence[float]], metric: str = "time") -> Measurement:
     """Return samples in milliseconds by implementation, equally many of each, as one measurement."""
     (rounds,) = {len(samples) for samples in times.values()}

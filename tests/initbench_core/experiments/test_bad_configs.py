@@ -7,8 +7,8 @@ import pytest
 
 from initbench_core.errors import ConfigError, check_choice, choose
 from initbench_core.experiments import Experiment, names
+from initbench_core.training.cell import run_trial
 from initbench_core.training.setting import Setting
-from initbench_core.training.sweep import run_trial
 
 SMOKE = Setting(profile="smoke", seeds=1)
 
