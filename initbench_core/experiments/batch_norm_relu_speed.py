@@ -147,7 +147,7 @@ def _rows(records: Sequence[Record]) -> pd.DataFrame:
         values = frame[frame["metric"] == metric].set_index(["case", "implementation"])["value"]
         keys = zip(rows["case"], rows["implementation"], strict=True)
         rows[column] = pd.Series([values.get(key, float("nan")) for key in keys]) / unit
-    occurrences = {speed.short(record.config["shape"]): record.config["occurrences"] for record in records}
+    occurrences = {speed.short(str(record.config["shape"])): record.config["occurrences"] for record in records}
     return rows.assign(occurrences=rows["case"].map(occurrences))
 
 
