@@ -109,8 +109,8 @@ def _look(model: nn.Module, data: Data, config: Config) -> Iterator[Emission]:
 
 
 def weights(config: Config) -> int:
-    """Count the weights of a network; those of BatchNorm are few."""
-    return mlp_weights(784, 100, config.depth, 10)
+    """Count the weights of a network."""
+    return mlp_weights(784, 100, config.depth, 10, norm=config.norm)
 
 
 def run(config: Config, setting: Setting) -> Iterator[Emission]:

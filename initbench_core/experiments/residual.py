@@ -26,6 +26,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from initbench_core.errors import choose
+from initbench_core.networks.models import mlp_weights
 from initbench_core.networks.residual import VARIANTS, residual_network, second_moment
 from initbench_core.presentation import plots
 from initbench_core.presentation.finding import Finding
@@ -87,6 +88,12 @@ def prepare(config: Config, setting: Setting) -> tuple[nn.Module, Data, Recipe]:
         record_every=10,
     )
     return nn.Sequential(nn.Flatten(), *body), data, recipe
+
+
+def weights(config: Config) -> int:
+    """Count the weights of a network: those of an MLP with two layers a block; the variants' single numbers are few."""
+    norm = "before" if config.variant == "batch_norm" else "none"
+    return mlp_weights(784, config.width, 2 * config.blocks + 1, 10, norm=norm)
 
 
 def run(config: Config, setting: Setting) -> Iterator[Emission]:

@@ -95,7 +95,7 @@ def prepare(config: Config, setting: Setting) -> tuple[nn.Module, Data, Recipe]:
 
 
 def weights(config: Config) -> int:
-    """Count the weights of a network; those of BatchNorm are few."""
+    """Count the weights of a network."""
     return mlp_weights(784, config.width, config.depth, 10)
 
 

@@ -56,10 +56,11 @@ def mlp(
     return nn.Sequential(*layers, nn.Linear(width if depth else inputs, outputs))
 
 
-def mlp_weights(inputs: int, width: int, depth: int, outputs: int) -> int:
-    """Return how many weights and biases `mlp` has, those of BatchNorm apart."""
+def mlp_weights(inputs: int, width: int, depth: int, outputs: int, *, norm: str = "none") -> int:
+    """Return how many parameters `mlp` has, without building it."""
     sizes = [inputs, *[width] * depth, outputs]
-    return sum((fan_in + 1) * fan_out for fan_in, fan_out in itertools.pairwise(sizes))
+    linear = sum((fan_in + 1) * fan_out for fan_in, fan_out in itertools.pairwise(sizes))
+    return linear + (2 * width * depth if norm != "none" else 0)
 
 
 def cnn(*, norm: str = "after", implementation: str = "native", dropout: float = 0.5) -> nn.Sequential:

@@ -1,5 +1,6 @@
 """What the experiments do with a whole cell, and with trials that did not get there."""
 
+import importlib
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,8 +23,9 @@ from initbench_core.experiments import (
 )
 from initbench_core.presentation.plots import style
 from initbench_core.records.schema import Emission, Measurement, Outcome, Record, scalar
-from initbench_core.training.cell import run_trial
+from initbench_core.training.cell import Cell, cells, run_trial
 from initbench_core.training.setting import Setting
+from initbench_core.training.together import stack_size
 from tests import tolerances
 
 SMOKE = Setting(profile="smoke", seeds=2)
@@ -53,12 +55,31 @@ def test_a_cell_gives_each_seed_what_it_has_alone(name: str) -> None:
             ), metric
 
 
-@pytest.mark.parametrize("experiment", [plain_depth, tanh_phase])
+def count(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize("experiment", [plain_depth, residual, tanh_phase])
 def test_the_weights_of_a_network_are_counted_without_building_it(experiment: Any) -> None:
+    exact = 0.03 if experiment is residual else 0.0
     for config in experiment.grid(SMOKE):
-        model, _, _ = experiment.prepare(config, SMOKE)
-        counted = sum(p.numel() for p in model.parameters())
-        assert experiment.weights(config) == pytest.approx(counted, rel=0.03 if "norm" in vars(config) else 0)
+        assert experiment.weights(config) == pytest.approx(count(experiment.prepare(config, SMOKE)[0]), rel=exact)
+
+
+@pytest.mark.parametrize("name", [name for name in TOGETHER if name != "max_stable_lr"])
+def test_every_job_of_the_full_profile_is_one_stack(name: str) -> None:
+    """Judged by its deepest networks, as they are built; a search for rates calls `train_together` itself."""
+    setting = Setting(profile="full", seeds=20)
+    prepare = importlib.import_module(f"initbench_core.experiments.{name}").prepare
+    largest: dict[object, tuple[int, Cell]] = {}
+    for job in cells(Experiment(name), Experiment(name).grid(setting), setting, ""):
+        fields = vars(job.configs[0])
+        kind, depth = fields.get("norm", fields.get("variant")), fields.get("depth", fields.get("blocks", 0))
+        # The first job of a cell is as large as any.
+        if kind not in largest or depth > largest[kind][0]:
+            largest[kind] = depth, job
+    for _, job in largest.values():
+        assert job.trials <= stack_size(count(prepare(job.configs[0], setting)[0]), "cpu")
 
 
 def test_saturation_updates_and_memory_of_every_activation() -> None:
