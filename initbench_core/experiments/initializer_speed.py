@@ -30,7 +30,7 @@ from initbench_core.records.schema import Emission, Measurement, Record, scalar
 from initbench_core.training.setting import Setting
 from initbench_kernels.random_fill import Fill, FillPlan, fill_
 from initbench_kernels.random_fill.bits import plain_words_
-from initbench_kernels.random_fill.eager import fill_regions
+from initbench_kernels.random_fill.eager import Loads
 from initbench_kernels.random_fill.rows import check_rows
 
 TIMED = True
@@ -137,7 +137,7 @@ def contender(tensors: Mapping[str, torch.Tensor], config: Config) -> Callable[[
     if config.contender == "plan":
         plan = FillPlan(rows)
         return lambda: plan.fill_(config.seed)
-    return lambda: fill_regions(check_rows(rows), config.seed, words=plain_words_)
+    return lambda: Loads(check_rows(rows)).fill_(config.seed, words=plain_words_)
 
 
 def torch_loop(tensors: Mapping[str, torch.Tensor], distribution: str) -> Callable[[], None]:

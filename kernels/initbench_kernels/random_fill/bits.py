@@ -19,51 +19,52 @@ def _signed(x: int) -> int:
     return x - (1 << 64) if x >> 63 else x
 
 
+def _runs(key: int | torch.Tensor, group: int | torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return int64 [runs, 2] of Philox keys and first groups."""
+    if isinstance(key, int) and isinstance(group, int):
+        return torch.tensor([(_signed(key), group)], dtype=torch.int64, device=device)
+    assert isinstance(key, torch.Tensor)
+    assert isinstance(group, torch.Tensor)
+    return torch.stack((key, group), dim=-1)
+
+
 def stateless_words_(out: torch.Tensor, key: int | torch.Tensor, group: int | torch.Tensor) -> None:
     """Fill `out` by torch's private stateless Philox; arguments as `plain_words_`."""
-    if isinstance(key, int) and isinstance(group, int):
-        torch.ops.aten._philox_randint_(out, stateless_pairs([(key, group)], out.device)[0], -(1 << 31), None)
-    else:
-        assert isinstance(key, torch.Tensor)
-        assert isinstance(group, torch.Tensor)
-        pairs = torch.stack((key, group), dim=-1)[:, None]
-        torch.ops.aten._philox_randint_(out.view(-1, 4), pairs.view(torch.uint64), -(1 << 31), None)
+    runs = _runs(key, group, out.device)
+    torch.ops.aten._philox_randint_(out.view(len(runs), -1), runs[:, None].view(torch.uint64), -(1 << 31), None)
 
 
-def stateless_uniform_(out: torch.Tensor, pair: torch.Tensor) -> None:
-    """Fill float32 `out` [n], of any length, with what `reference.uniform` makes of the words of a key.
+def stateless_uniform_(out: torch.Tensor, key: int | torch.Tensor, group: int | torch.Tensor) -> None:
+    """Fill float32 `out` with what `reference.uniform` makes of the words; arguments else as `plain_words_`.
 
-    Args:
-        out: float32 [n].
-        pair: uint64 [2], the Philox key and the first group, of `stateless_pairs`.
+    A single run may have any length, and then takes the first words of its last group.
     """
-    torch.ops.aten._philox_uniform_.default(out, pair)
-
-
-def stateless_pairs(keys_and_groups: list[tuple[int, int]], device: torch.device) -> torch.Tensor:
-    """Return uint64 [n, 2] of Philox keys and groups, as torch's operators take them."""
-    signed = [(_signed(key), group) for key, group in keys_and_groups]
-    return torch.tensor(signed, dtype=torch.int64, device=device).view(torch.uint64)
+    runs = _runs(key, group, out.device)
+    torch.ops.aten._philox_uniform_.default(out.view(len(runs), -1), runs[:, None].view(torch.uint64))
 
 
 def plain_words_(out: torch.Tensor, key: int | torch.Tensor, group: int | torch.Tensor) -> None:
     """Fill `out` with whole Philox blocks from plain integer arithmetic.
 
     Args:
-        out: int32 [4 * groups], contiguous: the words of consecutive groups, as signed integers.
-        key: the 64-bit Philox key of all groups; or int64 [groups], one each (the same 64 bits, signed).
-        group: index of the first group, the others follow; or int64 [groups].
+        out: int32, contiguous, a whole number of groups of four in each run: the words as signed integers.
+        key: the 64-bit Philox key of all groups; or int64 [runs], one each (the same 64 bits, signed).
+        group: index of the first group, the others follow; or int64 [runs], the first group of each. All runs are
+            equally long.
     """
-    groups = out.numel() // 4
-    if isinstance(group, int):
-        group = torch.arange(group, group + groups, dtype=torch.int64, device=out.device)
-    c0, c1 = group & WORD, group >> 32 & WORD
-    k0, k1 = key & WORD, key >> 32 & WORD
+    runs = _runs(key, group, out.device)
+    group = runs[:, 1:] + torch.arange(out.numel() // (4 * len(runs)), dtype=torch.int64, device=out.device)
     zero = torch.zeros((), dtype=torch.int64, device=out.device)
-    columns = out.view(groups, 4)
-    for i, word in enumerate(philox4x32(c0, c1, zero, zero, zero + k0, zero + k1)):
+    k0, k1 = runs[:, :1] & WORD, runs[:, :1] >> 32 & WORD
+    columns = out.view(*group.shape, 4)
+    for i, word in enumerate(philox4x32(group & WORD, group >> 32 & WORD, zero, zero, zero + k0, zero + k1)):
         # The low half of a little-endian int64: a cast would overflow from 2^31 on.
-        columns[:, i] = word.view(torch.int32)[::2]
+        columns[..., i] = word.view(torch.int32)[..., ::2]
+
+
+def _self_check_tensors(device: torch.device) -> tuple[torch.Tensor, ...]:
+    signed = [(_signed(key), group) for key, group in _SELF_CHECK]
+    return torch.tensor(signed, dtype=torch.int64, device=device).unbind(1)
 
 
 @functools.cache
@@ -73,10 +74,7 @@ def has_stateless_words(device: torch.device) -> bool:
         return False
     found = torch.empty(8, dtype=torch.int32, device=device)
     wanted = torch.empty_like(found)
-    batched = torch.empty(4 * len(_SELF_CHECK), dtype=torch.int32, device=device)
-    keys, groups = (
-        torch.tensor([_signed(pair[i]) for pair in _SELF_CHECK], dtype=torch.int64, device=device) for i in (0, 1)
-    )
+    batched = torch.empty(len(_SELF_CHECK), 8, dtype=torch.int32, device=device)
     try:
         for i, (key, group) in enumerate(_SELF_CHECK):
             stateless_words_(found, key, group)
@@ -84,8 +82,8 @@ def has_stateless_words(device: torch.device) -> bool:
             if not torch.equal(found, wanted):
                 return False
             if i == 0:
-                stateless_words_(batched, keys, groups)
-            if not torch.equal(batched[4 * i : 4 * i + 4], wanted[:4]):
+                stateless_words_(batched, *_self_check_tensors(device))
+            if not torch.equal(batched[i], wanted):
                 return False
     except (RuntimeError, TypeError, AttributeError):
         # No kernel for this device, or another signature: a version that we do not know.
@@ -100,15 +98,18 @@ def has_stateless_uniform(device: torch.device) -> bool:
         return False
     words = torch.empty(512, dtype=torch.int32, device=device)
     found = torch.empty(511, device=device)
+    batched, wanted = torch.empty(len(_SELF_CHECK), 512, device=device), []
     try:
         for key, group in _SELF_CHECK:
-            stateless_uniform_(found, stateless_pairs([(key, group)], device)[0])
+            stateless_uniform_(found, key, group)
             plain_words_(words, key, group)
-            if not torch.equal(found, uniform(words)[:511]):
+            wanted.append(uniform(words))
+            if not torch.equal(found, wanted[-1][:511]):
                 return False
+        stateless_uniform_(batched, *_self_check_tensors(device))
+        return torch.equal(batched, torch.stack(wanted))
     except (RuntimeError, TypeError, AttributeError):
         return False
-    return True
 
 
 def words_(out: torch.Tensor, key: int | torch.Tensor, group: int | torch.Tensor) -> None:

@@ -8,8 +8,6 @@ import functools
 import itertools
 import math
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -25,14 +23,13 @@ class Dimension(NamedTuple):
     position: int
 
 
-@dataclass(frozen=True, slots=True)
-class Region:
+class Region(NamedTuple):
     """A box of one row.
 
     Attributes:
         key: of the row.
         row: the numbers of its distribution.
-        tensor: the memory, detached and not empty: [sizes].
+        tensor: the memory, not empty: [sizes].
         base: position of the first element in the unsharded tensor.
         strides: step in positions of each dimension of `tensor`.
     """
@@ -57,6 +54,17 @@ class Region:
                 merged.append(dim)
         return tuple(merged) or (Dimension(1, 1, 1),)
 
+    def outer_dimensions(self) -> int:
+        """Return how many leading dimensions step from run to run, the others being runs of consecutive positions."""
+        shape = self.tensor.shape
+        if self.strides == contiguous_strides(shape):
+            return 0
+        run, outer = 1, len(shape)
+        while outer and (self.strides[outer - 1] == run or shape[outer - 1] == 1):
+            run *= shape[outer - 1]
+            outer -= 1
+        return outer
+
 
 @functools.lru_cache(maxsize=4096)
 def contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -74,8 +82,12 @@ def is_dtensor(tensor: torch.Tensor) -> bool:
     return module is not None and isinstance(tensor, module.DTensor)
 
 
-def boxes(tensor: torch.Tensor) -> Iterator[tuple[torch.Tensor, int, tuple[int, ...]]]:
-    """Yield (memory, base position, position strides) of what this process holds of `tensor`.
+# What a process holds of a tensor, box by box: memory, position of its first element, and position strides.
+Box = tuple[torch.Tensor, int, tuple[int, ...]]
+
+
+def boxes(tensor: torch.Tensor) -> list[Box]:
+    """Return what this process holds of `tensor`.
 
     Without communication: a DTensor's placements say which indices of each dimension this rank holds. The placement
     itself splits a range of indices, so that its own rule for uneven shards holds, whatever the torch version.
@@ -83,13 +95,14 @@ def boxes(tensor: torch.Tensor) -> Iterator[tuple[torch.Tensor, int, tuple[int, 
     Raises:
         ValueError: a placement that holds no values of its own (partial sums).
     """
-    if not is_dtensor(tensor):
-        yield tensor.detach(), 0, contiguous_strides(tensor.shape)
-        return
+    return _shards(tensor) if is_dtensor(tensor) else [(tensor, 0, contiguous_strides(tensor.shape))]
+
+
+def _shards(tensor: torch.Tensor) -> list[Box]:
     shape, mesh = tuple(tensor.shape), tensor.device_mesh  # type: ignore[attr-defined]
     coordinate = mesh.get_coordinate()
     if coordinate is None:
-        return
+        return []
     held = [torch.arange(size) for size in shape]
     for axis, placement in enumerate(tensor.placements):  # type: ignore[attr-defined]
         if placement.is_replicate():
@@ -104,16 +117,18 @@ def boxes(tensor: torch.Tensor) -> Iterator[tuple[torch.Tensor, int, tuple[int, 
         local = tensor.to_local().detach()  # type: ignore[attr-defined]
     lengths = tuple(len(indices) for indices in held)
     if math.prod(lengths) == 0:
-        return
+        return []
     if tuple(local.shape) != lengths:
         raise ValueError(f"the local shard has shape {tuple(local.shape)}, its placements say {lengths}")
     strides = contiguous_strides(shape)
+    found: list[Box] = []
     for runs in itertools.product(*map(_runs, held)):
         view, base = local, 0
         for dim, (start, length, first) in enumerate(runs):
             view = view.narrow(dim, start, length)
             base += first * strides[dim]
-        yield view, base, strides
+        found.append((view, base, strides))
+    return found
 
 
 def store_whole_(tensor: torch.Tensor, whole: torch.Tensor) -> None:

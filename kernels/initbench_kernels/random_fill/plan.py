@@ -1,11 +1,9 @@
 """`fill_`: many tensors, one launch; and the plan behind it, which can be run again with another seed."""
 
-from collections.abc import Iterable
-
-import torch
+from collections.abc import Callable, Iterable
 
 from initbench_kernels.backend import resolve_backend
-from initbench_kernels.random_fill.eager import fill_regions
+from initbench_kernels.random_fill.eager import Loads
 from initbench_kernels.random_fill.layout import Region
 from initbench_kernels.random_fill.rows import Fill, check_rows, check_seed
 
@@ -25,18 +23,9 @@ class FillPlan:
     """
 
     def __init__(self, rows: Iterable[Fill], *, backend: str | None = None) -> None:
-        by_device: dict[torch.device, list[Region]] = {}
-        for region in check_rows(rows):
-            by_device.setdefault(region.tensor.device, []).append(region)
-        backends = {device: resolve_backend(backend, device) for device in by_device}
-        self._eager = [regions for device, regions in by_device.items() if backends[device] == "eager"]
-        self._tables = []
-        fused = [regions for device, regions in by_device.items() if backends[device] == "triton"]
-        if fused:
-            # Triton is imported where a kernel runs, never by `import initbench_kernels`.
-            from initbench_kernels.random_fill.launch import Table
-
-            self._tables = [Table(regions) for regions in fused]
+        # Detached, a tensor keeps its memory whatever becomes of the original (`to_empty`, `parameter.data = ...`).
+        regions = [region._replace(tensor=region.tensor.detach()) for region in check_rows(rows)]
+        self._fills = _prepare(regions, backend)
 
     def fill_(self, seed: int) -> None:
         """Write every row.
@@ -48,10 +37,23 @@ class FillPlan:
             ValueError: the seed is not such an integer; nothing is written.
         """
         seed = check_seed(seed)
-        for table in self._tables:
-            table.fill_(seed)
-        for regions in self._eager:
-            fill_regions(regions, seed)
+        for fill in self._fills:
+            fill(seed)
+
+
+def _prepare(regions: list[Region], backend: str | None) -> list[Callable[[int], None]]:
+    """Return what fills the regions of each device, given a seed."""
+    fills: list[Callable[[int], None]] = []
+    for device in dict.fromkeys(region.tensor.device for region in regions):
+        there = [region for region in regions if region.tensor.device == device]
+        if resolve_backend(backend, device) == "eager":
+            fills.append(Loads(there).fill_)
+        else:
+            # Triton is imported where a kernel runs, never by `import initbench_kernels`.
+            from initbench_kernels.random_fill.launch import Table
+
+            fills.append(Table(there).fill_)
+    return fills
 
 
 def fill_(rows: Iterable[Fill], *, seed: int, backend: str | None = None) -> None:
@@ -74,5 +76,6 @@ def fill_(rows: Iterable[Fill], *, seed: int, backend: str | None = None) -> Non
             the key.
         RuntimeError: the named backend cannot serve the tensors.
     """
-    check_seed(seed)
-    FillPlan(rows, backend=backend).fill_(seed)
+    seed = check_seed(seed)
+    for fill in _prepare(check_rows(rows), backend):
+        fill(seed)

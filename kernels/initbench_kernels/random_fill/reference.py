@@ -17,7 +17,6 @@ Sources: Salmon, Moraes, Dror & Shaw 2011, "Parallel random numbers: as easy as 
 
 import functools
 import hashlib
-from collections.abc import Sequence
 from typing import TypeVar
 
 import torch
@@ -96,13 +95,20 @@ def philox_key(seed: int, key: str | int) -> tuple[int, int]:
     return philox4x32(hashed & WORD, hashed >> 32, KEY_DOMAIN, 0, seed & WORD, seed >> 32)[:2]
 
 
-def philox_keys(seed: int, keys: Sequence[str | int]) -> list[int]:
-    """Return the 64-bit Philox keys, high word first, of many keys: as `philox_key`, in one pass."""
-    hashed = torch.tensor([divmod(key_hash(key), 1 << 32)[::-1] for key in keys], dtype=torch.int64).view(-1, 2)
-    zero = torch.zeros_like(hashed[:, 0])
+def philox_keys(seed: int, hashes: torch.Tensor) -> torch.Tensor:
+    """Return the 64-bit Philox keys, high word first, of many keys: as `philox_key`, in one pass.
+
+    Args:
+        seed: in [0, 2^64).
+        hashes: int64, any shape: those of `key_hash`, the same 64 bits, signed.
+
+    Returns:
+        int64 of the same shape: the same 64 bits, signed.
+    """
+    zero = torch.zeros_like(hashes)
     k0, k1 = zero + (seed & WORD), zero + (seed >> 32)
-    low, high = philox4x32(hashed[:, 0], hashed[:, 1], zero + KEY_DOMAIN, zero, k0, k1)[:2]
-    return [second << 32 | first for first, second in zip(low.tolist(), high.tolist(), strict=True)]
+    low, high = philox4x32(hashes & WORD, hashes >> 32 & WORD, zero + KEY_DOMAIN, zero, k0, k1)[:2]
+    return high << 32 | low
 
 
 def bits_at(seed: int, key: str | int, positions: torch.Tensor) -> torch.Tensor:

@@ -3,9 +3,10 @@
 import math
 import operator
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 import torch
+from torch.nn.parameter import is_lazy
 
 from initbench_kernels.random_fill.layout import Region, boxes
 from initbench_kernels.random_fill.parameters import (
@@ -23,27 +24,8 @@ DISTRIBUTIONS = ("uniform", "normal", "truncated_normal", "constant")
 LAST_POSITION = 1 << 62
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class _Arguments:
-    low: float = 0.0
-    high: float = 1.0
-    mean: float = 0.0
-    std: float = 1.0
-    a: float = -2.0
-    b: float = 2.0
-    value: float = 0.0
-    offset: int = 0
-
-
-@dataclass(frozen=True, eq=False)
-class _Subject:
-    tensor: torch.Tensor
-    distribution: str
-    key: str | int
-
-
-@dataclass(frozen=True, eq=False)
-class Fill(_Arguments, _Subject):
+@dataclass(eq=False, slots=True)
+class Fill:
     """One tensor to fill.
 
     Attributes:
@@ -63,6 +45,20 @@ class Fill(_Arguments, _Subject):
     The numbers are rounded to float32, except a constant's in a float64 tensor.
     """
 
+    # Not frozen: a frozen row takes three times as long to make, and a model has thousands.
+    tensor: torch.Tensor
+    distribution: str
+    key: str | int
+    _: KW_ONLY
+    low: float = 0.0
+    high: float = 1.0
+    mean: float = 0.0
+    std: float = 1.0
+    a: float = -2.0
+    b: float = 2.0
+    value: float = 0.0
+    offset: int = 0
+
 
 def check_seed(seed: int) -> int:
     """Return the seed as an integer.
@@ -74,6 +70,8 @@ def check_seed(seed: int) -> int:
 
 
 def _unsigned(number: object, width: int, name: str) -> int:
+    if type(number) is int and 0 <= number < 1 << width:
+        return number
     try:
         integer = operator.index(number)  # type: ignore[arg-type]
     except TypeError:
@@ -89,15 +87,18 @@ def check_rows(rows: Iterable[Fill]) -> list[Region]:
     Raises:
         ValueError: a bad row; the message starts with its key.
     """
+    rows = list(rows)
     regions: list[Region] = []
-    seen: dict[str | int, list[tuple[tuple[int, ...], int, int]]] = {}
     for row in rows:
         try:
             regions.extend(_regions(row))
-            _check_key(row, seen)
         except ValueError as error:
             raise ValueError(f"{row.key!r}: {error}") from None
-    _check_memory(regions)
+    # A set tells in a moment that nothing is there twice, as in every model.
+    if len({row.key for row in rows}) < len(rows):
+        _check_keys(rows)
+    if len({region.tensor.data_ptr() for region in regions}) < len(regions):
+        _check_memory(regions)
     return regions
 
 
@@ -105,31 +106,30 @@ def _regions(row: Fill) -> list[Region]:
     tensor = row.tensor
     key = row.key if isinstance(row.key, str) else _unsigned(row.key, 64, "key")
     offset = _unsigned(row.offset, 62, "offset")
-    if torch.nn.parameter.is_lazy(tensor):
+    if is_lazy(tensor):
         raise ValueError("is not materialized yet: run the lazy module once")
     if tensor.dtype not in DTYPES:
         raise ValueError(f"expected a tensor of float32, float16, bfloat16 or float64, got {tensor.dtype}")
     if tensor.layout != torch.strided:
         raise ValueError(f"expected a strided tensor, got {tensor.layout}")
-    if tensor.device.type == "meta":
+    if tensor.is_meta:
         raise ValueError("is on the meta device and has no memory: materialize it with to_empty() first")
     if tensor.is_inference() and not torch.is_inference_mode_enabled():
         raise ValueError("is an inference tensor: it can be filled in inference mode only")
     if offset + tensor.numel() > LAST_POSITION:
         raise ValueError(f"offset + size = {offset + tensor.numel()} exceeds 2^62")
     numbers = _parameters(row)
-    regions = [
-        Region(key, numbers, memory, offset + base, strides)
-        for memory, base, strides in boxes(tensor)
-        if memory.numel()
-    ]
-    for region in regions:
-        if region.tensor.is_neg():
+    regions = []
+    for memory, base, strides in boxes(tensor):
+        if not memory.numel():
+            continue
+        if memory.is_neg():
             raise ValueError("is a lazily negated view: fill the tensor behind it")
-        if not region.tensor.is_contiguous() and any(
-            size > 1 and stride == 0 for size, stride in zip(region.tensor.shape, region.tensor.stride(), strict=True)
+        if not memory.is_contiguous() and any(
+            size > 1 and stride == 0 for size, stride in zip(memory.shape, memory.stride(), strict=True)
         ):
             raise ValueError("is an expanded view: several of its elements share one place in memory")
+        regions.append(Region(key, numbers, memory, offset + base, strides))
     return regions
 
 
@@ -146,15 +146,17 @@ def _parameters(row: Fill) -> Parameters:
     raise ValueError(f"unknown distribution {row.distribution!r}: choose from {', '.join(DISTRIBUTIONS)}")
 
 
-def _check_key(row: Fill, seen: dict[str | int, list[tuple[tuple[int, ...], int, int]]]) -> None:
+def _check_keys(rows: list[Fill]) -> None:
     """Two tensors of one key and two shapes want the same values in two places, unless they are disjoint slices."""
-    shape, start = tuple(row.tensor.shape), row.offset
-    stop = start + math.prod(shape)
-    known = seen.setdefault(row.key, [])
-    for other, other_start, other_stop in known:
-        if other != shape and max(start, other_start) < min(stop, other_stop):
-            raise ValueError(f"key used twice, for shapes {other} and {shape}")
-    known.append((shape, start, stop))
+    seen: dict[str | int, list[tuple[tuple[int, ...], int, int]]] = {}
+    for row in rows:
+        shape, start = tuple(row.tensor.shape), row.offset
+        stop = start + math.prod(shape)
+        known = seen.setdefault(row.key, [])
+        for other, other_start, other_stop in known:
+            if other != shape and max(start, other_start) < min(stop, other_stop):
+                raise ValueError(f"{row.key!r}: key used twice, for shapes {other} and {shape}")
+        known.append((shape, start, stop))
 
 
 def _check_memory(regions: list[Region]) -> None:

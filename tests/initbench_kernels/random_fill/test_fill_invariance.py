@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from initbench_kernels import Fill, fill_
-from initbench_kernels.random_fill import eager
+from initbench_kernels.random_fill import schedule
 
 DISTRIBUTIONS = ["uniform", "normal", "truncated_normal"]
 SEEDS = st.integers(0, 2**64 - 1)
@@ -58,7 +58,7 @@ def test_chunk_size_does_not_matter(size, chunk, distribution):
     expected = [filled(shape, distribution, i, 5, offset=i) for i, shape in enumerate(shapes)]
     tensors = [torch.full(shape, math.nan) for shape in shapes]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(eager, "_chunk_size", lambda device: chunk)
+        patch.setattr(schedule, "_chunk_size", lambda device: chunk)
         fill_([Fill(t, distribution, i, offset=i) for i, t in enumerate(tensors)], seed=5)
     for tensor, wanted in zip(tensors, expected, strict=True):
         assert torch.equal(tensor, wanted)

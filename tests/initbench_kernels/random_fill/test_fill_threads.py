@@ -8,7 +8,7 @@ import threading
 import pytest
 import torch
 
-from initbench_kernels.random_fill.eager import _in_parallel
+from initbench_kernels.random_fill.parallel import in_parallel
 
 FORKS = """
 import os, torch
@@ -49,6 +49,6 @@ def test_a_failure_is_raised_when_all_threads_are_done(fails: int) -> None:
 
     before = torch.get_num_threads()
     with pytest.raises(MemoryError, match="no room"):
-        _in_parallel(2, work)
+        in_parallel(2, work)
     assert done == [1 - fails]
     assert torch.get_num_threads() == before

@@ -11,7 +11,7 @@ import torch
 from tolerances import CHANCE
 
 from initbench_kernels import Fill, FillPlan, fill_
-from initbench_kernels.random_fill import bits, eager, reference, rows
+from initbench_kernels.random_fill import bits, eager, layout, reference, rows, schedule
 
 SEED = 0xFEDCBA9876543210
 CASES = {
@@ -43,7 +43,7 @@ def test_fill_writes_the_values_of_the_specification(shape, distribution, dtype)
 def test_plain_integer_words_give_the_same_tensors(distribution):
     tensors = [torch.empty(n) for n in (5, 150_000, 9)]
     regions = rows.check_rows(Fill(t, distribution, i, offset=i) for i, t in enumerate(tensors))
-    eager.fill_regions(regions, SEED, words=bits.plain_words_)
+    eager.Loads(regions).fill_(SEED, words=bits.plain_words_)
     for i, tensor in enumerate(tensors):
         assert torch.equal(tensor, expected(tensor.shape, distribution, i, offset=i))
 
@@ -130,6 +130,56 @@ def test_plan_runs_again_with_another_seed():
     for seed in (3, 4, 3):
         plan.fill_(seed)
         assert torch.equal(tensor, expected((100,), "normal", seed=seed))
+
+
+def test_plan_keeps_the_memory_it_was_made_for():
+    weight = torch.nn.Parameter(torch.zeros(100))
+    memory, plan = weight.detach(), FillPlan([Fill(weight, "normal", "w")])
+    weight.data = torch.zeros(7)
+    plan.fill_(SEED)
+    assert torch.equal(memory, expected((100,), "normal"))
+    assert (weight == 0).all()
+
+
+@pytest.mark.parametrize("chunk", [64, 1 << 18])
+@pytest.mark.parametrize("distribution", CASES)
+def test_tensors_that_are_alike_are_filled_each_with_its_own_values(distribution, chunk, monkeypatch):
+    """Drawn and stored by shared calls: of one shape or another, one dtype or another, in any memory, cut or whole."""
+    monkeypatch.setattr(schedule, "_chunk_size", lambda device: chunk)
+    tensors = [torch.full((5, 3, 2, 4), math.nan, dtype=DTYPES[i % 2]) for i in range(20)]
+    tensors += [torch.full((5, 3, 2, 4), math.nan).to(memory_format=torch.channels_last) for _ in range(7)]
+    tensors += [torch.full((90, 7), math.nan).t() for _ in range(3)]
+    offsets = [i % 3 for i in range(len(tensors))]
+    numbers = CASES[distribution]
+    fill_([Fill(t, distribution, i, offset=offsets[i], **numbers) for i, t in enumerate(tensors)], seed=SEED)
+    for i, t in enumerate(tensors):
+        assert torch.equal(t, expected(t.shape, distribution, i, dtype=t.dtype, offset=offsets[i], **numbers)), i
+
+
+@pytest.mark.parametrize("chunk", [128, 1 << 18])
+@pytest.mark.parametrize("distribution", ["uniform", "normal", "truncated_normal"])
+@pytest.mark.parametrize(
+    ("shape", "strides", "bases"),
+    [
+        pytest.param((6, 5), (11, 1), (3, 8), id="short runs"),
+        pytest.param((3, 2, 100), (1000, 200, 1), (7, 11), id="long runs, whole groups apart"),
+        pytest.param((3, 100), (201, 1), (0, 4), id="long runs, not whole groups apart"),
+        pytest.param((4, 3, 2, 5), (300, 60, 5, 1), (2, 2), id="cut in two dimensions"),
+        pytest.param((30, 1), (9, 1), (0, 5), id="runs of one"),
+    ],
+)
+def test_shards_hold_the_values_of_their_positions(shape, strides, bases, distribution, chunk, monkeypatch):
+    monkeypatch.setattr(schedule, "_chunk_size", lambda device: chunk)
+    row = rows._parameters(Fill(torch.empty(0), distribution, "w", **CASES[distribution]))
+    regions = [layout.Region(key, row, torch.full(shape, math.nan), base, strides) for key in "vw" for base in bases]
+    eager.Loads(regions).fill_(SEED)
+    steps = sum(
+        torch.arange(size).view([-1 if i == dim else 1 for i in range(len(shape))]) * stride
+        for dim, (size, stride) in enumerate(zip(shape, strides, strict=True))
+    )
+    for region in regions:
+        wanted = reference.fill(reference.bits_at(SEED, region.key, region.base + steps), row)
+        assert torch.equal(region.tensor, wanted)
 
 
 def test_parameters_that_require_grad_are_filled_and_autograd_notices():
