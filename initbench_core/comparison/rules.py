@@ -31,7 +31,7 @@ RULES = (
     # Times of the project's own implementations beside eager PyTorch's; all others are there to compare with.
     Rule(r"time\[(\w+), fused_\w+\]", "lower", is_of_the_machine=True, reference=r"time[\1, eager]"),
     Rule(r"fill_ms", "lower", is_of_the_machine=True, reference="torch_ms"),
-    Rule(r"(time|wall_time)\[.*\]|torch_ms|threads", is_of_the_machine=True),
+    Rule(r"(time|wall_time)\[.*\]|torch_ms|threads|target", is_of_the_machine=True),
     # Taken once in each training, which may run beside others.
     Rule(r"first_call\[.*\]|train_seconds|seconds_to_target|samples_per_second", is_compared=False),
     Rule(r"(kept|peak)\[(.*, )?fused_\w+\]", "lower", is_exact=True),
