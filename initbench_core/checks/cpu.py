@@ -50,8 +50,8 @@ def times_ms(shape: Shape, name: str, rounds: int, most: int) -> Samples:
     field = contest.admit(Workload(shape), compiled=(name,), among=(BASELINE, name))
     for left_out, reason in field.left_out.items():
         print(f"{left_out} is not measured: {reason}", flush=True)
-    question = contest.Question(name, BASELINE, GOAL.least)
-    return contest.times_until_decided_ms(field, "fwd_bwd", [question], rounds=rounds, min_ms=5.0, most=most)
+    asked = {"fwd_bwd": [contest.Question(name, BASELINE, GOAL.least)]}
+    return contest.times_until_decided_ms(field, asked, rounds=rounds, min_ms=5.0, most=most)["fwd_bwd"]
 
 
 def speedups(times: Mapping[Shape, Samples], name: str) -> pd.DataFrame:

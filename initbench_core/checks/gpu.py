@@ -78,10 +78,10 @@ def measure(shape: Shape) -> Iterator[Emission]:
     field = contest.admit(Workload(shape, DEVICE), compiled=compiled)
     for name, reason in field.left_out.items():
         yield Note(f"{name}: {reason}")
+    asked = {pass_name: questions(pass_name, shape.num_bytes) for pass_name in PASSES}
+    times = contest.times_until_decided_ms(field, asked, rounds=ROUNDS, min_ms=1.0, most=MOST_ROUNDS)
     for pass_name in PASSES:
-        asked = questions(pass_name, shape.num_bytes)
-        times = contest.times_until_decided_ms(field, pass_name, asked, rounds=ROUNDS, min_ms=1.0, most=MOST_ROUNDS)
-        yield speed.measurement(pass_name, times)
+        yield speed.measurement(pass_name, times[pass_name])
         if pass_name == "fwd_bwd" and shape.num_bytes < 2**20 and field.first_call_s:
             names = field.taking_part(pass_name)
             walls = paired_cuda_wall_ms(*(field.call(name, pass_name) for name in names))

@@ -6,12 +6,13 @@ torch.compile and other projects gain over nn.BatchNorm followed by nn.ReLU, in 
 Each trial is one shape: every implementation is checked against the reference, and a wrong one is not timed; then all
 of them and a copy of the same bytes take turns (A B C, B C A, ...). What is timed is the call from Python, wrapper
 included, with warm-up and compilation before it; on CUDA between events on the stream, with the L2 cache flushed. A
-sample on the CPU repeats its call for 5 ms. Speed-ups are medians of the ratios within rounds with 95% bootstrap
-intervals; one that includes 1 is called parity. So are geometric means over shapes, for which rounds are drawn again
-within each shape: they tell of these shapes, not of others. Bandwidths count the bytes that a fused pass must move
-(evaluation one read and one write of the tensor, training forward 2 + 1, backward 4 + 1), whatever an implementation
-moves, and the floor is the copy's time for as many bytes. Seconds of the first call include compilation, with torch's
-disk caches off. A compiled graph frees its buffers as it runs, so its backward pass cannot be timed alone.
+sample on the CPU repeats its call for 5 ms. Two rounds of every pass are a sitting, and each sitting draws its tensors
+anew, for moments and places in memory differ from run to run. Speed-ups are medians of the ratios within rounds with
+95% bootstrap intervals; one that includes 1 is called parity. So are geometric means over shapes, for which rounds are
+drawn again within each shape: they tell of these shapes, not of others. Bandwidths count the bytes that a fused pass
+must move (evaluation one read and one write of the tensor, training forward 2 + 1, backward 4 + 1), whatever an
+implementation moves, and the floor is the copy's time for as many bytes. Seconds of the first call include compilation,
+with torch's disk caches off. A compiled graph frees its buffers as it runs, so its backward pass cannot be timed alone.
 
 Expected: on the CPU the eager backend saves one pass over the tensor by its ReLU in place, and takes matrices of fewer
 than 8 channels by columns: fwd_bwd at least 1.1 times as fast (geometric mean over tensors of 1 MB and more), none
@@ -114,15 +115,14 @@ def _measure(config: Config, setting: Setting) -> Iterator[Emission]:
     for name, reason in field.left_out.items():
         yield Note(f"{name} is not measured: {reason}")
     goal = GOALS[setting.device]
-    questions = {"fwd_bwd": [Question(goal.implementation, BASELINE, goal.least)]}
+    question = Question(goal.implementation, BASELINE, goal.least)
+    asked = {pass_name: [question] if pass_name == "fwd_bwd" else [] for pass_name in PASSES}
     rounds = setting.pick(smoke=2, quick=10, full=20)
     min_ms = setting.pick(smoke=0.0, quick=3.0, full=5.0)
     most = setting.pick(smoke=2, quick=60, full=200)
+    times = contest.times_until_decided_ms(field, asked, rounds=rounds, min_ms=min_ms, most=most)
     for pass_name in PASSES:
-        times = contest.times_until_decided_ms(
-            field, pass_name, questions.get(pass_name, []), rounds=rounds, min_ms=min_ms, most=most
-        )
-        yield speed.measurement(pass_name, times)
+        yield speed.measurement(pass_name, times[pass_name])
     kept, peak = contest.memory_bytes(field)
     yield speed.by_implementation("kept", "bytes", kept)
     yield speed.by_implementation("peak", "bytes", peak)

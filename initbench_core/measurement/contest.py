@@ -1,7 +1,7 @@
 """All implementations of BatchNorm+ReLU on one workload: who takes part, and their times and memory side by side."""
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, cast
 
@@ -22,6 +22,9 @@ from initbench_core.networks.implementations import (
     start_compiler,
 )
 
+# Rounds in a row on the same tensors.
+SITTING = 2
+
 
 @dataclass
 class Contest:
@@ -32,11 +35,18 @@ class Contest:
         first_call_s: seconds of the first forward and backward and the first evaluation, compilation included, by the
             name of each implementation that takes part.
         left_out: why the others do not.
+        sittings: how often the tensors were drawn again.
     """
 
     workload: Workload
     first_call_s: dict[str, float] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
+    sittings: int = 0
+
+    def renew(self) -> None:
+        """Draw the same tensors again, elsewhere in memory, and let the next in line begin."""
+        self.workload = Workload(self.workload.shape, self.workload.x.device, seed=self.workload.seed)
+        self.sittings += 1
 
     def taking_part(self, pass_name: str) -> list[str]:
         """Return the names of those that can run a pass."""
@@ -107,6 +117,8 @@ def _first_call_s(workload: Workload, row: Implementation) -> float:
 def times_ms(contest: Contest, pass_name: str, *, rounds: int, min_ms: float) -> dict[str, list[float]]:
     """Time a pass of all that take part, and the copy of the same bytes, in turns; `rounds` samples by name."""
     names = [COPY, *contest.taking_part(pass_name)]
+    first = contest.sittings % len(names)
+    names = names[first:] + names[:first]
     calls = [contest.call(name, pass_name) for name in names]
     if contest.workload.x.is_cuda:
         samples = paired_cuda_times_ms(*calls, rounds=rounds)
@@ -116,23 +128,37 @@ def times_ms(contest: Contest, pass_name: str, *, rounds: int, min_ms: float) ->
 
 
 def times_until_decided_ms(
-    contest: Contest, pass_name: str, questions: Collection[Question], *, rounds: int, min_ms: float, most: int
-) -> dict[str, list[float]]:
-    """Time as `times_ms`, again and again until the intervals answer all questions.
+    contest: Contest, questions: Mapping[str, Collection[Question]], *, rounds: int, min_ms: float, most: int
+) -> dict[str, dict[str, list[float]]]:
+    """Time passes in sittings of two rounds, as `times_ms`, until the intervals answer all questions.
+
+    A sitting has every pass and tensors of its own: what disturbs a moment, or favours a place in memory, would pass
+    for a property of one pass if all its rounds came in a row, with an interval that another run does not keep.
 
     Args:
         contest: who takes part.
-        pass_name: what to time.
-        questions: what is asked; none end it at once.
-        rounds: samples of each before the intervals are looked at, and between.
+        questions: what is asked of each pass to time; of none, its first rounds are all.
+        rounds: samples of each before the intervals are looked at, and between; even.
         min_ms: as `paired_times_ms`.
         most: rounds from which on what is open stays undecided.
+
+    Returns:
+        Samples by pass and name.
     """
-    samples = times_ms(contest, pass_name, rounds=rounds, min_ms=min_ms)
-    while len(samples[COPY]) < most and any(question.is_open(samples) for question in questions):
-        more = times_ms(contest, pass_name, rounds=rounds, min_ms=min_ms)
-        samples = {name: samples[name] + more[name] for name in samples}
+    samples: dict[str, dict[str, list[float]]] = {pass_name: {} for pass_name in questions}
+    while open_ := [p for p in questions if _wants_more(samples[p], questions[p], rounds, most)]:
+        for pass_name in open_:
+            for name, times in times_ms(contest, pass_name, rounds=SITTING, min_ms=min_ms).items():
+                samples[pass_name].setdefault(name, []).extend(times)
+        contest.renew()
     return samples
+
+
+def _wants_more(samples: dict[str, list[float]], questions: Collection[Question], rounds: int, most: int) -> bool:
+    taken = len(samples.get(COPY, ()))
+    if taken < rounds or taken % rounds:
+        return True
+    return taken < most and any(question.is_open(samples) for question in questions)
 
 
 def memory_bytes(contest: Contest) -> tuple[dict[str, int], dict[str, int]]:

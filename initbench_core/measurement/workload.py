@@ -29,6 +29,7 @@ class Workload:
 
     Attributes:
         shape: what was asked for.
+        seed: of all that is drawn.
         x: the input, wanting a gradient, as are `weight` and `bias` [C] float32.
         dy: gradient of the output.
     """
@@ -40,7 +41,7 @@ class Workload:
             return torch.randn(sizes, generator=generator, device=device)
 
         memory = torch.channels_last if shape.memory == "channels_last" else torch.contiguous_format
-        self.shape = shape
+        self.shape, self.seed = shape, seed
         self.x, self.dy = (
             normal(*shape.sizes).to(getattr(torch, shape.dtype)).contiguous(memory_format=memory) for _ in range(2)
         )

@@ -54,12 +54,13 @@ def test_it_goes_on_until_the_interval_decides(field: Contest, monkeypatch: pyte
     """Around 1 nothing is decided, and the limit ends it; twice as fast is decided at the first look."""
 
     def invented(ratio: float) -> Any:
-        generator = np.random.default_rng(0)
-
         def times(contest: Contest, pass_name: str, *, rounds: int, min_ms: float) -> dict[str, list[float]]:
-            own = generator.normal(1.0, 0.1, rounds)
-            over = own * ratio * generator.normal(1.0, 0.1, rounds)
-            return {COPY: [1.0] * rounds, "eager": over.tolist(), "fused_eager": own.tolist()}
+            up_and_down = np.resize([0.8, 1.25], rounds)
+            return {
+                COPY: [1.0] * rounds,
+                "eager": (ratio * up_and_down).tolist(),
+                "fused_eager": [1.0] * rounds,
+            }
 
         return times
 
@@ -75,8 +76,32 @@ def test_it_goes_on_until_the_interval_decides(field: Contest, monkeypatch: pyte
         (1.0, [], 10),
     ):
         monkeypatch.setattr(contest, "times_ms", invented(ratio))
-        times = times_until_decided_ms(field, "fwd_bwd", questions, rounds=10, min_ms=0.0, most=50)
-        assert {len(samples) for samples in times.values()} == {expected}
+        asked = {"fwd_bwd": questions, "eval": []}
+        times = times_until_decided_ms(field, asked, rounds=10, min_ms=0.0, most=50)
+        assert {len(samples) for samples in times["fwd_bwd"].values()} == {expected}
+        assert {len(samples) for samples in times["eval"].values()} == {10}
+
+
+def test_passes_are_timed_in_sittings_with_tensors_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every pass has its turn in each; the same numbers lie elsewhere, and not the same one always begins."""
+    field = admit(Workload(Shape((512, 3))), compiled=())
+    seen: list[Workload] = []
+    began: list[Any] = []
+
+    def times(*calls: Any, rounds: int, min_ms: float) -> np.ndarray:
+        seen.append(field.workload)
+        began.append(type(calls[0]()))
+        return np.full((len(calls), rounds), float(len(seen)))
+
+    monkeypatch.setattr(contest, "paired_times_ms", times)
+    found = times_until_decided_ms(field, {"fwd_bwd": [], "eval": []}, rounds=6, min_ms=0.0, most=6)
+    assert [a is b for a, b in zip(seen[::2], seen[1::2], strict=True)] == [True] * 3
+    assert len({workload.x.data_ptr() for workload in seen}) == 3
+    assert all(torch.equal(workload.x, seen[0].x) for workload in seen)
+    # The copy returns a tensor, forward and backward the gradients.
+    assert began[::2] == [torch.Tensor, tuple, tuple]
+    assert found["eval"][COPY] == [2.0, 2.0, 4.0, 4.0, 6.0, 6.0]
+    assert set(found["fwd_bwd"]) == {COPY, *field.first_call_s}
 
 
 def test_two_alone_can_be_compared() -> None:
