@@ -27,8 +27,7 @@ class StackedLinear(nn.Module):
         self.bias = None if layers[0].bias is None else _stack_parameters(layers, "bias")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map [S or 1, in, N] to [S, out, N]."""
-        x = x.expand(len(self.weight), -1, -1)
+        """Map [S, in, N] to [S, out, N]."""
         if self.bias is None:
             return torch.bmm(self.weight, x)
         return torch.baddbmm(self.bias.unsqueeze(2), self.weight, x)
@@ -62,16 +61,15 @@ class StackedBatchNorm(nn.Module):
         self.backend = backend
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Normalize [S or 1, C, N] over the samples of each network."""
-        shape = torch.Size((*self.running_mean.shape, x.shape[2]))
-        channels = x.expand(shape).reshape(1, -1, x.shape[2])
+        """Normalize [S, C, N] over the samples of each network."""
+        channels = x.reshape(1, -1, x.shape[2])
         weight, bias = (p if p is None else p.view(-1) for p in (self.weight, self.bias))
         running = self.running_mean.view(-1), self.running_var.view(-1)
         if self.training:
             self.num_batches_tracked.add_(1)
         args = (channels, *running, weight, bias, self.training, self.momentum, self.eps)
         y = batch_norm_relu(*args, backend=self.backend) if self.relu else nn.functional.batch_norm(*args)
-        return y.view(shape)
+        return y.view(x.shape)
 
 
 class StackedNetwork(nn.Module):
@@ -110,7 +108,7 @@ class StackedNetwork(nn.Module):
         """Map samples [S, N, ...] (or [1, N, ...], the same for all) to predictions [S, outputs, N]."""
         if x.dim() > 3 and not self.flattens:
             raise ValueError(f"a network without Flatten takes samples [features], got {tuple(x.shape[2:])}")
-        result: torch.Tensor = self.body(x.flatten(2).transpose(1, 2))
+        result: torch.Tensor = self.body(x.flatten(2).transpose(1, 2).expand(len(self), -1, -1))
         return result
 
     def trained_parameters(self) -> list[nn.Parameter]:
