@@ -24,6 +24,7 @@ from initbench_core.comparison.sources import pairs
 from initbench_core.measurement import contest
 from initbench_core.measurement.roofline import FUSED_PASSES, floor_ms
 from initbench_core.measurement.shapes import Shape
+from initbench_core.measurement.timing import Estimate
 from initbench_core.networks.implementations import IMPLEMENTATIONS
 from initbench_core.presentation import speed
 from initbench_core.presentation.report import write_report
@@ -282,6 +283,24 @@ def test_training_together_is_timed(capsys: pytest.CaptureFixture[str]) -> None:
     printed = capsys.readouterr().out
     assert "one by one" in printed
     assert printed.strip().endswith(": met" if status == 0 else (": missed", ": undecided"))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict", "status"), [(2.0, 2.2, "met", 0), (1.9, 2.2, "undecided", 1), (1.7, 1.9, "missed", 1)]
+)
+def test_the_interval_decides_whether_training_together_is_fast_enough(
+    low: float,
+    high: float,
+    verdict: str,
+    status: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Not the median, which is above the target in the first two."""
+    monkeypatch.setattr(together_check, "measure", lambda *_, **__: Estimate((low + high) / 2, low, high, 20))
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
+    assert together_check.main(["--device=cpu"]) == status
+    assert capsys.readouterr().out.strip().endswith(f"target 2: {verdict}")
 
 
 @pytest.mark.parametrize(
