@@ -17,7 +17,7 @@ from initbench_core.networks.stacked import StackedNetwork
 from initbench_core.records.schema import Emission
 from initbench_core.training.data import Data, Split
 from initbench_core.training.evaluation import EVALUATION_BATCH, Score, losses_of
-from initbench_core.training.metrics import METRICS, names_of
+from initbench_core.training.metrics import METRICS, names_of, norms_of
 from initbench_core.training.recipe import Recipe
 from initbench_core.training.seeding import seeded
 from initbench_core.training.setting import Setting
@@ -171,20 +171,22 @@ class _Together:
     @torch.no_grad()
     def _update(self, gradients: list[torch.Tensor], recorded: list[int]) -> None:
         """Clip and take the step of SGD; record the metrics of the update."""
-        recipe, parameters = self.recipe, self.parameters
-        names = names_of("update", recipe.model_metrics) if recorded else []
-        old = _flat(parameters) if names else torch.empty(0)
+        recipe = self.recipe
+        parameters: list[torch.Tensor] = [*self.parameters]
         _clip_(gradients, recipe)
-        for parameter, gradient, momentum in zip(parameters, gradients, self.momenta, strict=True):
-            if recipe.weight_decay:
-                gradient = gradient.add(parameter, alpha=recipe.weight_decay)
-            if recipe.momentum:
-                gradient = momentum.mul_(recipe.momentum).add_(gradient)
-            parameter.add_(gradient, alpha=-recipe.lr)
-        for name in names:
-            for trial, value in zip(self.trials, METRICS[name].function(old, _flat(parameters)).tolist(), strict=True):
+        # All tensors of a call at once: the steps of small layers are calls from Python more than arithmetic.
+        if recipe.weight_decay:
+            torch._foreach_add_(gradients, parameters, alpha=recipe.weight_decay)
+        if recipe.momentum:
+            torch._foreach_mul_(self.momenta, recipe.momentum)
+            torch._foreach_add_(self.momenta, gradients)
+            gradients = self.momenta
+        for name in names_of("update", recipe.model_metrics) if recorded else []:
+            values = METRICS[name].function(parameters, gradients, recipe.lr).tolist()
+            for trial, value in zip(self.trials, values, strict=True):
                 if trial in recorded:
                     self.logs[trial].record_step(name, value)
+        torch._foreach_add_(parameters, gradients, alpha=-recipe.lr)
 
     def _evaluate(self) -> None:
         """Score the validation split for the trials that are due; remember their best weights."""
@@ -230,19 +232,13 @@ class _Together:
         return [list(log.results(of_trial)) for log, of_trial in zip(self.logs, scores, strict=True)]
 
 
-def _flat(parameters: list[nn.Parameter]) -> torch.Tensor:
-    """Return a copy of each network's parameters as one vector, [S, P]."""
-    return torch.cat([p.detach().flatten(1) for p in parameters], dim=1)
-
-
 def _clip_(gradients: list[torch.Tensor], recipe: Recipe) -> None:
     """Clip the gradients [S, ...] of each network by themselves, as `nn.utils.clip_grad_*` do for one."""
     if recipe.clip_value is not None:
         for gradient in gradients:
             gradient.clamp_(-recipe.clip_value, recipe.clip_value)
     if recipe.clip_norm is not None:
-        norms = torch.stack([g.flatten(1).norm(dim=1) for g in gradients]).norm(dim=0)
-        factors = (recipe.clip_norm / (norms + 1e-6)).clamp(max=1.0)
+        factors = (recipe.clip_norm / (norms_of(gradients) + 1e-6)).clamp(max=1.0)
         for gradient in gradients:
             gradient.mul_(factors.view(-1, *[1] * (gradient.dim() - 1)))
 
