@@ -24,6 +24,7 @@ from initbench_core.training.setting import Setting
 from initbench_core.training.trial_log import TrialLog, batch_bounds, batch_order
 
 Prepare = Callable[[Any, Setting], tuple[nn.Module, Data, Recipe]]
+Look = Callable[[Sequence[nn.Module], Data, Recipe], Sequence[Sequence[Emission]]]
 
 # Bytes of weights in one stack. Training takes some six times as much memory. On a CPU networks of 300 units are no
 # faster together than one by one, and this many bytes of them train for under ten minutes: what an interruption costs.
@@ -61,16 +62,19 @@ def train_together(
     return _Together(models, data, recipe, seeds, setting).run()
 
 
-def train_cell(prepare: Prepare, configs: Sequence[Any], setting: Setting) -> list[list[Emission]]:
+def train_cell(
+    prepare: Prepare, configs: Sequence[Any], setting: Setting, look: Look | None = None
+) -> list[list[Emission]]:
     """Train configurations that differ in nothing but their seed, in one stack.
 
     Args:
         prepare: returns model, data and recipe of a configuration; data and recipe do not depend on its seed.
         configs: one or more.
         setting: as in `train`.
+        look: what is measured of the networks before their training, as `probing.look`; None measures nothing.
 
     Returns:
-        For each configuration what its training yields.
+        For each configuration what the look and its training yield.
 
     Raises:
         ValueError: their networks are too large for one stack; nothing has been trained.
@@ -85,7 +89,9 @@ def train_cell(prepare: Prepare, configs: Sequence[Any], setting: Setting) -> li
                 f"their experiment count them, and they become several jobs"
             )
         models.append(model)
-    return train_together(models, data, recipe, seeds=[config.seed for config in configs], setting=setting)
+    looks: Sequence[Sequence[Emission]] = look(models, data, recipe) if look else [[] for _ in models]
+    trained = train_together(models, data, recipe, seeds=[config.seed for config in configs], setting=setting)
+    return [[*seen, *emissions] for seen, emissions in zip(looks, trained, strict=True)]
 
 
 class _Together:
