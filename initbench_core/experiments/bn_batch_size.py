@@ -27,12 +27,14 @@ from torch import nn
 from initbench_core.networks.models import mlp
 from initbench_core.presentation import plots
 from initbench_core.presentation.finding import Finding
+from initbench_core.presentation.signs import signs
 from initbench_core.presentation.statistics import interval, separates
 from initbench_core.presentation.story import Claim
 from initbench_core.records.frame import per_trial, tidy
 from initbench_core.records.schema import Emission, Record, scalar
 from initbench_core.training.data import Data, Split, described
 from initbench_core.training.metrics import METRICS
+from initbench_core.training.probing import look
 from initbench_core.training.seeding import initialize_for_
 from initbench_core.training.setting import Setting
 from initbench_core.training.together import train_cell
@@ -75,6 +77,7 @@ def prepare(config: Config, setting: Setting) -> tuple[nn.Module, Data, Recipe]:
         lr=RATE_PER_SAMPLE * config.batch,
         batch_size=config.batch,
         record_every=max(1, 512 // config.batch),
+        model_metrics=("update_ratio",),
     )
     return model, data, recipe
 
@@ -82,6 +85,7 @@ def prepare(config: Config, setting: Setting) -> tuple[nn.Module, Data, Recipe]:
 def run(config: Config, setting: Setting) -> Iterator[Emission]:
     """Train one network and score it with both kinds of statistics."""
     model, data, recipe = prepare(config, setting)
+    yield from look([model], data, recipe)[0]
     yield from train(model, data, recipe, seed=config.seed, setting=setting)
     yield from _with_batch_statistics(model, data.to(setting.device).test, config)
 
@@ -95,7 +99,7 @@ def run_together(configs: Sequence[Config], setting: Setting) -> list[list[Emiss
         models.append(prepared[0])
         return prepared
 
-    trained = train_cell(keep, configs, setting)
+    trained = train_cell(keep, configs, setting, look)
     test = setting.data.load(configs[0].data).to(setting.device).test
     return [
         [*emissions, *_with_batch_statistics(model, test, config)]
@@ -129,7 +133,7 @@ def table(records: Sequence[Record]) -> pd.DataFrame:
     """A row per batch size: accuracies of both arms, their paired difference, the gap of the statistics."""
     accuracies, of_batches = _accuracies(records), _accuracies(records, "test_accuracy_of_batches")
     diverged = per_trial(records).assign(bad=lambda f: f["outcome"] == "diverged").groupby(["batch", "norm"])["bad"]
-    rows = []
+    rows, seen = [], signs(records, "batch", "norm")
     for batch in sorted(set(accuracies.columns.get_level_values("batch"))):
         gain = interval(_gain(accuracies, batch))
         rows.append(
@@ -147,6 +151,8 @@ def table(records: Sequence[Record]) -> pd.DataFrame:
                 "diverged, none": int(diverged.sum()[batch, "none"]),
                 "n": len(accuracies),
             }
+            | {f"{sign}, BatchNorm": value for sign, value in seen[batch, "before"].items()}
+            | {f"{sign}, none": value for sign, value in seen[batch, "none"].items()}
         )
     return pd.DataFrame(rows)
 

@@ -36,6 +36,7 @@ from initbench_core.networks.theory import he_log_law, truncated_normal_variance
 from initbench_core.presentation import plots
 from initbench_core.presentation.curves import survival_curves, theory_in_legend
 from initbench_core.presentation.finding import Finding
+from initbench_core.presentation.signs import signs
 from initbench_core.presentation.statistics import bootstrap_ratio, interval, restricted_mean, separation, wilson
 from initbench_core.presentation.story import Claim
 from initbench_core.records.frame import per_trial
@@ -89,8 +90,8 @@ def prepare(config: Config, setting: Setting) -> tuple[nn.Module, Data, Recipe]:
     initialize_for_(setting, model, scheme, seed=config.seed, nonlinearity=nonlinearity)
     if scheme != "xavier_normal":
         scale_weights_(model, multiple**0.5)
-    recipe = Recipe(config.epochs, lr=0.01, momentum=0.9, batch_size=128, target=TARGET, record_every=25,
-                    target_metric="validation_accuracy", stop_at_target=True)  # fmt: skip
+    recipe = Recipe(config.epochs, lr=0.01, momentum=0.9, batch_size=128, target=TARGET, stop_at_target=True,
+                    target_metric="validation_accuracy", record_every=25, model_metrics=("update_ratio",))  # fmt: skip
     return model, setting.data.load(config.data), recipe
 
 
@@ -129,7 +130,7 @@ def _cells(records: Sequence[Record]) -> Iterator[tuple[int, str, pd.DataFrame]]
 
 def table(records: Sequence[Record]) -> pd.DataFrame:
     """A row per depth and initializer: length beside theory, epochs, and whether they differ from He's normal."""
-    cells, rows = list(_cells(records)), []
+    cells, rows, seen = list(_cells(records)), [], signs(records, "depth", "init")
     budget = _last(records)["epochs"]
     for depth, init, cell in cells:
         wide = pd.DataFrame({i: c.set_index("seed")["epochs_to_target"] for d, i, c in cells if d == depth})
@@ -148,6 +149,7 @@ def table(records: Sequence[Record]) -> pd.DataFrame:
                 "times He normal's": np.nan if init == REFERENCE else compared[f"ratio to {REFERENCE}"][init],
                 "separated from it": "-" if init == REFERENCE else compared["separated"][init],
             }
+            | seen[depth, init]
         )
     return pd.DataFrame(rows)
 

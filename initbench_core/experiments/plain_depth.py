@@ -21,6 +21,7 @@ Source: Glorot & Bengio 2010; He et al. 2015, section 2.2; Ioffe & Szegedy 2015;
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -29,22 +30,16 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from initbench_core.networks.models import NORM_PLACES, mlp, mlp_weights
-from initbench_core.presentation.depth_findings import (
-    Cells,
-    change,
-    changes,
-    compared_accuracy,
-    compared_steps,
-    reached,
-)
+from initbench_core.presentation.depth_findings import Cells, by_accuracy, by_steps, change, changes, reached
 from initbench_core.presentation.depth_study import PLACES, curves, outcome_maps, propagation, step_maps
 from initbench_core.presentation.finding import Finding
+from initbench_core.presentation.signs import signs
 from initbench_core.presentation.statistics import bootstrap_ratio, interval, restricted_mean, separates, wilson
 from initbench_core.presentation.story import Claim
 from initbench_core.records.frame import per_trial, tidy
 from initbench_core.records.schema import Emission, Measurement, Record
 from initbench_core.training.data import TRAINING_IMAGES, Data, Split, described
-from initbench_core.training.probing import probe_at_init
+from initbench_core.training.probing import probe_at_init, step_memory
 from initbench_core.training.recipe import Recipe
 from initbench_core.training.seeding import initialize_for_
 from initbench_core.training.setting import Setting
@@ -95,17 +90,23 @@ def prepare(config: Config, setting: Setting) -> tuple[nn.Module, Data, Recipe]:
     nonlinearity = "linear" if config.init == "xavier_normal" else "relu"
     initialize_for_(setting, model, config.init, seed=config.seed, nonlinearity=nonlinearity, **options)
     recipe = Recipe(config.epochs, lr=0.01, batch_size=BATCH, momentum=0.9, target=TARGET, record_every=5,
-                    target_metric="validation_accuracy", stop_at_target=config.stops)  # fmt: skip
+                    target_metric="validation_accuracy", stop_at_target=config.stops,
+                    model_metrics=("update_ratio",))  # fmt: skip
     return model, data, recipe
 
 
-def _look(model: nn.Module, data: Data, config: Config) -> Iterator[Emission]:
-    """Probe the network on training images; of a very deep one some 50 layers are kept."""
+def _look(config: Config, models: Sequence[nn.Module], data: Data, _: Recipe) -> list[list[Emission]]:
+    """Probe the networks on training images; of very deep ones some 50 layers are kept. A step's memory, once."""
     batch = Split(data.train.x[:BATCH], data.train.y[:BATCH])
+    # To count it takes as long as the square of the depth.
+    memory = [step_memory(models[0], batch)] if config.epochs and config.depth <= 100 else []
+    return [[*map(partial(_thinned, config), probe_at_init(m, batch, norm=config.norm)), *memory] for m in models]
+
+
+def _thinned(config: Config, found: Measurement) -> Measurement:
     step = math.ceil(config.depth / 50)
-    for found in probe_at_init(model, batch, norm=config.norm):
-        axes = {axis: list(at)[::step] for axis, at in found.axes.items()}
-        yield Measurement(found.metric, found.unit, list(found.values)[::step] if axes else found.values, axes)
+    axes = {axis: list(at)[::step] for axis, at in found.axes.items()}
+    return Measurement(found.metric, found.unit, list(found.values)[::step], axes) if axes else found
 
 
 def weights(config: Config) -> int:
@@ -116,16 +117,16 @@ def weights(config: Config) -> int:
 def run(config: Config, setting: Setting) -> Iterator[Emission]:
     """Look at one network, then train it."""
     model, data, recipe = prepare(config, setting)
-    yield from _look(model, data, config)
+    yield from _look(config, [model], data, recipe)[0]
     if config.epochs:
         yield from train(model, data, recipe, seed=config.seed, setting=setting)
 
 
 def run_together(configs: Sequence[Config], setting: Setting) -> Sequence[Iterable[Emission]]:
     """Look at each network of a cell, then train all of them at once."""
-    looks = [list(_look(*prepare(config, setting)[:2], config)) for config in configs]
-    trained = train_cell(prepare, configs, setting) if configs[0].epochs else [[] for _ in configs]
-    return [[*look, *emissions] for look, emissions in zip(looks, trained, strict=True)]
+    if configs[0].epochs:
+        return train_cell(prepare, configs, setting, partial(_look, configs[0]))
+    return [list(run(config, setting)) for config in configs]
 
 
 def _cells(records: Sequence[Record]) -> Cells:
@@ -158,9 +159,9 @@ def _factor(cell: pd.DataFrame, way: str) -> tuple[float, float]:
 
 def table(records: Sequence[Record]) -> pd.DataFrame:
     """A row per cell: outcome, steps, whether it differs from Kaiming without BatchNorm, and factors beside theory."""
-    cells, rows = _cells(records), []
+    cells, seen, rows = _cells(records), signs(records, "depth", "init", "norm"), []
     for (depth, init, norm), cell in cells.items():
-        row = {"depth": depth, "initializer": init, "BatchNorm": norm, "n": len(cell)}
+        row: dict[str, Any] = {"depth": depth, "initializer": init, "BatchNorm": norm, "n": len(cell)}
         if cell["epochs"].iloc[0]:
             steps, theirs = (c["steps_to_target"] for c in (cell, cells[depth, "kaiming_normal", "none"]))
             ratio = bootstrap_ratio(steps, theirs, budget=_budget(cell))
@@ -174,7 +175,7 @@ def table(records: Sequence[Record]) -> pd.DataFrame:
             }
         for way in ("forward", "backward"):
             row[f"{way} factor"], row[f"{way}, theory"] = _factor(cell, way)
-        rows.append(row)
+        rows.append(row | seen[depth, init, norm])
     return pd.DataFrame(rows)
 
 
@@ -203,9 +204,9 @@ def findings(records: Sequence[Record]) -> Iterator[str]:
     networks = f"Over all networks of depth {focus} the measured factor per layer is"
     yield Finding(f"{networks} {' and '.join(parts)}.", "propagation")
     reference, against = (focus, "kaiming_normal", "none"), "Kaiming without BatchNorm"
-    compared = compared_steps(here, reference, _budget(here[reference]))
+    compared = by_steps(here, reference, _budget(here[reference]))
     yield Finding(f"Steps to {TARGET:.0%} at depth {focus} over those of {against} {compared}.", "steps")
-    compared = compared_accuracy(here, reference)
+    compared = by_accuracy(here, reference)
     yield Finding(f"Test accuracy at depth {focus} against {against}, {compared}.", "curves")
 
 

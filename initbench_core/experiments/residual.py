@@ -30,6 +30,7 @@ from initbench_core.networks.models import mlp_weights
 from initbench_core.networks.residual import VARIANTS, residual_network, second_moment
 from initbench_core.presentation import plots
 from initbench_core.presentation.finding import Finding
+from initbench_core.presentation.signs import signs
 from initbench_core.presentation.statistics import interval, spread, verdict, wilson
 from initbench_core.presentation.story import Claim
 from initbench_core.records.frame import per_trial, tidy
@@ -86,6 +87,7 @@ def prepare(config: Config, setting: Setting) -> tuple[nn.Module, Data, Recipe]:
         target=TARGET,
         target_metric="validation_accuracy",
         record_every=10,
+        model_metrics=("update_ratio",),
     )
     return nn.Sequential(nn.Flatten(), *body), data, recipe
 
@@ -138,7 +140,7 @@ def _best(records: Sequence[Record]) -> pd.DataFrame:
 def table(records: Sequence[Record]) -> pd.DataFrame:
     """A row per variant and depth: accuracy at the best rate, compared with BatchNorm's; largest rate that trains."""
     frame, best = per_trial(records), _best(records)
-    rows = []
+    rows, seen = [], signs(records, "blocks", "variant", "lr")
     for (blocks, variant), cell in best.groupby(["blocks", "variant"], sort=False):
         accuracy = cell["test_accuracy"]
         reference = best[(best["blocks"] == blocks) & (best["variant"] == "batch_norm")]
@@ -160,6 +162,7 @@ def table(records: Sequence[Record]) -> pd.DataFrame:
                 "diverged, all rates": f"{(of_all['outcome'] == 'diverged').sum()} of {len(of_all)}",
                 "n": len(cell),
             }
+            | seen[blocks, variant, cell["lr"].iloc[0]]
         )
     return pd.DataFrame(rows)
 

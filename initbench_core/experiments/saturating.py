@@ -14,6 +14,7 @@ Source: Ioffe & Szegedy 2015, section 4.1 and figure 1.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,11 +26,13 @@ from initbench_core.networks.activations import Activation
 from initbench_core.networks.models import mlp
 from initbench_core.presentation import plots
 from initbench_core.presentation.finding import Finding
+from initbench_core.presentation.signs import signs
 from initbench_core.presentation.statistics import bootstrap_ratio, interval, restricted_mean, spread, verdict, wilson
 from initbench_core.presentation.story import Claim
 from initbench_core.records.frame import per_trial, tidy
 from initbench_core.records.schema import Emission, Measurement, Record
 from initbench_core.training.data import Data, described
+from initbench_core.training.probing import look
 from initbench_core.training.recipe import Recipe
 from initbench_core.training.seeding import initialize_for_
 from initbench_core.training.setting import Setting
@@ -78,6 +81,7 @@ def prepare(config: Config, setting: Setting) -> tuple[nn.Module, Data, Recipe]:
         target=TARGET,
         target_metric="validation_accuracy",
         record_every=10,
+        model_metrics=("update_ratio",),
     )
     return model, setting.data.load(config.data), recipe
 
@@ -85,6 +89,7 @@ def prepare(config: Config, setting: Setting) -> tuple[nn.Module, Data, Recipe]:
 def run(config: Config, setting: Setting) -> Iterator[Emission]:
     """Train one network; follow its units if asked."""
     model, data, recipe = prepare(config, setting)
+    yield from look([model], data, recipe)[0]
     if not config.followed:
         yield from train(model, data, recipe, seed=config.seed, setting=setting)
         return
@@ -111,7 +116,7 @@ def run_together(configs: Sequence[Config], setting: Setting) -> Sequence[Iterab
     """Train all seeds of a cell at once; a followed network by itself."""
     if configs[0].followed:
         return [list(run(config, setting)) for config in configs]
-    return train_cell(prepare, configs, setting)
+    return train_cell(prepare, configs, setting, look)
 
 
 def _arms(records: Sequence[Record]) -> dict[tuple[str, str], pd.DataFrame]:
@@ -129,8 +134,9 @@ def _budget(records: Sequence[Record]) -> int:
 def table(records: Sequence[Record]) -> pd.DataFrame:
     """A row per arm: fraction trained, steps, test accuracy, and what BatchNorm changes, paired."""
     arms, budget, rows = _arms(records), _budget(records), []
+    seen = signs([r for r in records if not r.config["followed"]], "init", "norm")
     for (init, norm), cell in arms.items():
-        row = {"initializer": init, "BatchNorm": norm, "n": len(cell)}
+        row: dict[str, Any] = {"initializer": init, "BatchNorm": norm, "n": len(cell)}
         row |= {
             "trained (95% Wilson)": f"{wilson((cell['outcome'] == 'trained').sum(), len(cell)):.2f}",
             "steps to 85%": f"{restricted_mean(cell['steps_to_target'], budget):.0f}",
@@ -139,7 +145,7 @@ def table(records: Sequence[Record]) -> pd.DataFrame:
         if norm != "none":
             gain = cell["test_accuracy"] - arms[init, "none"]["test_accuracy"]
             row |= {"gain over none, paired": f"{interval(gain):+.3f}", "verdict": verdict(gain)}
-        rows.append(row)
+        rows.append(row | seen[init, norm])
     return pd.DataFrame(rows)
 
 

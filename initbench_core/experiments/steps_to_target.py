@@ -25,6 +25,7 @@ from matplotlib.figure import Figure
 from initbench_core.networks.models import plain_cnn
 from initbench_core.presentation import curves, plots
 from initbench_core.presentation.finding import Finding
+from initbench_core.presentation.signs import signs
 from initbench_core.presentation.statistics import (
     Interval,
     bootstrap_ratio,
@@ -37,6 +38,7 @@ from initbench_core.presentation.story import Claim
 from initbench_core.records.frame import per_trial
 from initbench_core.records.schema import Emission, Record
 from initbench_core.training.data import described
+from initbench_core.training.probing import look
 from initbench_core.training.seeding import initialize_for_
 from initbench_core.training.setting import Setting
 from initbench_core.training.train import Recipe, train
@@ -83,8 +85,11 @@ def run(config: Config, setting: Setting) -> Iterator[Emission]:
         target_metric="validation_accuracy",
         stop_at_target=True,
         record_every=10,
+        model_metrics=("update_ratio",),
     )
-    yield from train(model, setting.data.load(config.data), recipe, seed=config.seed, setting=setting)
+    data = setting.data.load(config.data)
+    yield from look([model], data, recipe)[0]
+    yield from train(model, data, recipe, seed=config.seed, setting=setting)
 
 
 def _name(norm: str, times: int) -> str:
@@ -114,7 +119,7 @@ def table(records: Sequence[Record]) -> pd.DataFrame:
     """A row per arm: restricted mean of the steps, paired ratio to the baseline, the paper's ratio."""
     steps, budget = _steps(records)
     outcomes = per_trial(records).groupby(["norm", "times"])["outcome"]
-    rows = []
+    rows, seen = [], signs(records, "norm", "times")
     for arm in ARMS:
         mean = restricted_mean(steps[arm], budget)
         ratio, _ = _ratio(records, arm)
@@ -134,6 +139,7 @@ def table(records: Sequence[Record]) -> pd.DataFrame:
                 "published ratio": PUBLISHED_STEPS[BASELINE] / PUBLISHED_STEPS[arm] if arm in PUBLISHED_STEPS else None,
                 "outcomes": ", ".join(sorted(set(outcomes.get_group(arm)))),
             }
+            | seen[arm]
         )
     return pd.DataFrame(rows)
 

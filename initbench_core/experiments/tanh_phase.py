@@ -26,6 +26,7 @@ from initbench_core.networks.models import mlp, mlp_weights
 from initbench_core.networks.theory import critical_weight_variance, depth_scale
 from initbench_core.presentation import maps, plots
 from initbench_core.presentation.finding import Finding
+from initbench_core.presentation.signs import signs
 from initbench_core.presentation.statistics import Interval, interval
 from initbench_core.presentation.story import Claim
 from initbench_core.records.frame import per_trial
@@ -90,6 +91,7 @@ def prepare(config: Config, setting: Setting) -> tuple[nn.Module, Data, Recipe]:
         batch_size=32,
         record_every=25,
         evaluate_every=config.epochs,
+        model_metrics=("update_ratio",),
     )
     return model, data, recipe
 
@@ -135,7 +137,7 @@ def _of_seeds(cell: pd.DataFrame) -> pd.Series:
 
 def table(records: Sequence[Record]) -> pd.DataFrame:
     """A row per variance: trainable depth, theory's depth scale, training accuracy at each depth."""
-    rows = []
+    rows, seen = [], signs(records, "sigma_w2")
     frame = _accuracy(records)
     typical = _typical(frame)
     for sigma_w2, cell in frame.groupby("sigma_w2"):
@@ -150,7 +152,7 @@ def table(records: Sequence[Record]) -> pd.DataFrame:
             "6 xi (layers)": DEPTH_SCALES * xi,
         }
         row |= {f"median training accuracy at {depth}": accuracy for depth, accuracy in medians.items()}
-        rows.append({**row, "n": len(reached)})
+        rows.append({**row, "n": len(reached)} | seen[(sigma_w2,)])
     return pd.DataFrame(rows)
 
 

@@ -46,14 +46,14 @@ def changes(here: Cells) -> str:
     return "; ".join(parts) or "changes nothing"
 
 
-def compared_steps(here: Cells, reference: Key, budget: float) -> str:
+def by_steps(here: Cells, reference: Key, budget: float) -> str:
     """Sort the cells by their steps to the target over those of a reference cell, paired, whose steps it gives."""
     theirs = here[reference]["steps_to_target"]
     found = {key: bootstrap_ratio(cell["steps_to_target"], theirs, budget=budget) for key, cell in here.items()}
     return f"({restricted_mean(theirs, budget):.0f}), paired: {_sorted_out(found, reference, ('fewer', 'more'), 1.0)}"
 
 
-def compared_accuracy(here: Cells, reference: Key) -> str:
+def by_accuracy(here: Cells, reference: Key) -> str:
     """Sort the cells by their test accuracy against a reference cell, paired; what diverged has none."""
     accuracies = {key: cell.set_index("seed")["test_accuracy"] for key, cell in here.items()}
     found = {key: interval(accuracy - accuracies[reference]) for key, accuracy in accuracies.items()}

@@ -1,8 +1,8 @@
 """Metrics: one decorated function each, with its unit. The loop and the probes find them in `METRICS`.
 
 A metric sees one of these: a "prediction" beside its target, a "model" whose gradients have just been computed,
-an "update" (all parameters before and after a step, as vectors), a layer's "tensor" (activations or their gradients,
-in float64), or a "bounded" one with its asymptotes.
+an "update" (the parameters before a step of several networks, and what rate times it subtracts), a layer's "tensor"
+(activations or their gradients, in float64), or a "bounded" one with its asymptotes.
 """
 
 from collections.abc import Callable, Sequence
@@ -66,12 +66,19 @@ def first_last_gradient_ratio(model: nn.Module) -> torch.Tensor:
 
 
 @metric("1", of="update")
-def update_ratio(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
-    """Euclidean norm of what a step changed over that of the parameters before it; [P] or, of several networks, [S, P].
+def update_ratio(parameters: Sequence[torch.Tensor], directions: Sequence[torch.Tensor], rate: float) -> torch.Tensor:
+    """Euclidean norm of a step, rate x directions, over that of all parameters before it; each [S, ...], result [S].
 
     About 0.001 is the rule of thumb (Karpathy, CS231n): far less learns slowly, far more forgets what it has.
     """
-    return (after - before).norm(dim=-1) / before.norm(dim=-1)
+    return rate * norms_of(directions) / norms_of(parameters)
+
+
+def norms_of(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return the Euclidean norm of all of each network's entries together, [S]; tensors are [S, ...]."""
+    return torch.linalg.vector_norm(
+        torch.stack([torch.linalg.vector_norm(t.flatten(1), dim=1) for t in tensors]), dim=0
+    )
 
 
 @metric("1", of="tensor")

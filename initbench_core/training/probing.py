@@ -13,9 +13,10 @@ from initbench_core.networks import mean_field
 from initbench_core.networks.activations import ASYMPTOTES, Activation
 from initbench_core.networks.fans import WEIGHT_LAYERS
 from initbench_core.records.schema import Measurement, scalar
-from initbench_core.training.data import Split
+from initbench_core.training.data import Data, Split
 from initbench_core.training.evaluation import loss_of
 from initbench_core.training.metrics import METRICS
+from initbench_core.training.recipe import Recipe
 from initbench_core.training.trial_log import MIB
 
 
@@ -33,6 +34,13 @@ def layer_signals(
     Returns:
         Outputs and their gradients, in the order of `layers`, detached.
     """
+    output, outputs = _forward(model, layers, x)
+    gradients = torch.autograd.grad(output, outputs, gradient)
+    return [o.detach() for o in outputs], [g.detach() for g in gradients]
+
+
+def _forward(model: nn.Module, layers: Sequence[nn.Module], x: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Run `model` and return its output and each layer's."""
     captured: dict[nn.Module, torch.Tensor] = {}
 
     def capture(layer: nn.Module, _: object, output: torch.Tensor) -> None:
@@ -44,9 +52,7 @@ def layer_signals(
     finally:
         for handle in handles:
             handle.remove()
-    outputs = [captured[layer] for layer in layers]
-    gradients = torch.autograd.grad(output, outputs, gradient)
-    return [o.detach() for o in outputs], [g.detach() for g in gradients]
+    return output, [captured[layer] for layer in layers]
 
 
 def probe_at_init(model: nn.Module, batch: Split, *, norm: str | None) -> Iterator[Measurement]:
@@ -67,26 +73,15 @@ def probe_at_init(model: nn.Module, batch: Split, *, norm: str | None) -> Iterat
         "gradient_second_moment_theory" by layer and "forward_factor_ratio" and "backward_factor_ratio", measured over
         predicted.
     """
-    model = copy.deepcopy(model).double().train()
-    x, y = (part.to(next(model.parameters()).device) for part in batch)
-    x, y = x.double(), y.double() if y.is_floating_point() else y
-    weights = [layer for layer in model.modules() if isinstance(layer, WEIGHT_LAYERS)]
-    activations = [layer for layer in model.modules() if isinstance(layer, Activation)]
-    prediction = model(x)
-    (gradient,) = torch.autograd.grad(loss_of(prediction, y), prediction)
-    outputs, gradients = layer_signals(model, [*weights[:-1], *activations], x, gradient)
+    model, weights, activations, outputs = _seen(model, batch)
     hidden = len(weights) - 1
-    yield from _by_layer("", ("second_moment", "variance"), outputs[:hidden])
-    yield from _by_layer("gradient_", ("second_moment", "variance"), gradients[:hidden])
-    active = [output.flatten(1) for output in outputs[hidden:]]
-    yield from _by_layer("", ("dead_fraction", "always_on_fraction", "mean_cosine"), active)
-    if activations and activations[0].name in ASYMPTOTES:
-        values = [float(METRICS["saturated_fraction"].function(a, *ASYMPTOTES[activations[0].name])) for a in active]
-        yield Measurement("saturated_fraction", "fraction", values, {"layer": list(range(1, len(values) + 1))})
-    loss_of(model(x), y).backward()
-    yield scalar("first_last_gradient_ratio", "1", float(METRICS["first_last_gradient_ratio"].function(model)))
+    signals = [output.detach() for output in outputs[:hidden]]
+    gradients = [_gradient(output) for output in outputs[:hidden]]
+    yield from _by_layer("", ("second_moment", "variance"), signals)
+    yield from _by_layer("gradient_", ("second_moment", "variance"), gradients)
+    yield from _units(model, activations, outputs[hidden:])
     moments, gradient_moments = (
-        [float(METRICS["second_moment"].function(t)) for t in tensors[:hidden]] for tensors in (outputs, gradients)
+        [float(METRICS["second_moment"].function(t)) for t in tensors] for tensors in (signals, gradients)
     )
     yield scalar("forward_factor", "1", geometric_factor(moments))
     yield scalar("backward_factor", "1", geometric_factor(gradient_moments[::-1]))
@@ -105,6 +100,28 @@ def probe_at_init(model: nn.Module, batch: Split, *, norm: str | None) -> Iterat
     )
 
 
+def look(models: Sequence[nn.Module], data: Data, recipe: Recipe) -> list[list[Measurement]]:
+    """Look at networks that differ in their weights alone, before their training: units, gradients and memory.
+
+    Args:
+        models: as `probe_at_init` wants them; left as they are.
+        data: its first training samples, a batch of them, are what is looked at.
+        recipe: of the training.
+
+    Returns:
+        For each network by "layer" of the activations "dead_fraction", "always_on_fraction", "mean_cosine" and for
+        bounded ones "saturated_fraction"; "first_last_gradient_ratio" of the weights' gradients; "step_memory", counted
+        once.
+    """
+    batch = Split(*(part[: recipe.batch_size] for part in data.train))
+    memory = step_memory(models[0], batch)
+    found = []
+    for network in models:
+        model, weights, activations, outputs = _seen(network, batch)
+        found.append([*_units(model, activations, outputs[len(weights) - 1 :]), memory])
+    return found
+
+
 def step_memory(model: nn.Module, batch: Split) -> Measurement:
     """Count what one training step (forward, loss, backward) holds at its peak; the network itself is left as it is.
 
@@ -121,6 +138,44 @@ def step_memory(model: nn.Module, batch: Split) -> Measurement:
     x, y = (part.to(parameters[0].device) for part in batch)
     peak = peak_bytes(lambda: torch.autograd.grad(loss_of(model(x), y), parameters), x.device)
     return scalar("step_memory", "MiB", peak / MIB)
+
+
+def _seen(
+    model: nn.Module, batch: Split
+) -> tuple[nn.Module, Sequence[nn.Module], list[Activation], list[torch.Tensor]]:
+    """Pass a batch through a copy in float64 and training mode, forward and backward.
+
+    Returns:
+        The copy, its weight layers, its activations, and the outputs of the weight layers but the last and then of the
+        activations; parameters and outputs have their gradients.
+    """
+    model = copy.deepcopy(model).double().train()
+    model.zero_grad()
+    x, y = (part.to(next(model.parameters()).device) for part in batch)
+    weights = [layer for layer in model.modules() if isinstance(layer, WEIGHT_LAYERS)]
+    activations = [layer for layer in model.modules() if isinstance(layer, Activation)]
+    prediction, outputs = _forward(model, [*weights[:-1], *activations], x.double())
+    for output in outputs:
+        output.retain_grad()
+    loss_of(prediction, y.double() if y.is_floating_point() else y).backward()
+    return model, weights, activations, outputs
+
+
+def _gradient(output: torch.Tensor) -> torch.Tensor:
+    assert output.grad is not None
+    return output.grad
+
+
+def _units(
+    model: nn.Module, activations: Sequence[Activation], outputs: Sequence[torch.Tensor]
+) -> Iterator[Measurement]:
+    """Measure the activations' outputs, and the gradients of the first and the last weights."""
+    active = [output.detach().flatten(1) for output in outputs]
+    yield from _by_layer("", ("dead_fraction", "always_on_fraction", "mean_cosine"), active)
+    if activations and activations[0].name in ASYMPTOTES:
+        values = [float(METRICS["saturated_fraction"].function(a, *ASYMPTOTES[activations[0].name])) for a in active]
+        yield Measurement("saturated_fraction", "fraction", values, {"layer": list(range(1, len(values) + 1))})
+    yield scalar("first_last_gradient_ratio", "1", float(METRICS["first_last_gradient_ratio"].function(model)))
 
 
 def _by_layer(prefix: str, names: Sequence[str], tensors: Sequence[torch.Tensor]) -> Iterator[Measurement]:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.optim.sgd import sgd
 
+from initbench_core.training.metrics import norms_of
 from initbench_core.training.recipe import Recipe
 
 
@@ -15,10 +16,18 @@ def clip_(gradients: Sequence[Tensor], recipe: Recipe) -> None:
         for gradient in gradients:
             gradient.clamp_(-recipe.clip_value, recipe.clip_value)
     if recipe.clip_norm is not None:
-        norms = torch.stack([g.flatten(1).norm(dim=1) for g in gradients]).norm(dim=0)
-        factors = (recipe.clip_norm / (norms + 1e-6)).clamp(max=1.0)
+        factors = (recipe.clip_norm / (norms_of(gradients) + 1e-6)).clamp(max=1.0)
         for gradient in gradients:
             gradient.mul_(factors.view(-1, *[1] * (gradient.dim() - 1)))
+
+
+def directions(
+    parameters: Sequence[Tensor], gradients: Sequence[Tensor], momenta: Sequence[Tensor], recipe: Recipe
+) -> Sequence[Tensor]:
+    """Return what `descend_` with the same arguments will subtract, but for the factor of the learning rate."""
+    if recipe.weight_decay:
+        gradients = torch._foreach_add(list(gradients), list(parameters), alpha=recipe.weight_decay)
+    return torch._foreach_add(list(gradients), list(momenta), alpha=recipe.momentum) if recipe.momentum else gradients
 
 
 def descend_(

@@ -21,10 +21,11 @@ from initbench_core.training.metrics import METRICS, names_of
 from initbench_core.training.recipe import Recipe
 from initbench_core.training.seeding import seeded
 from initbench_core.training.setting import Setting
-from initbench_core.training.stacked_sgd import clip_, descend_
+from initbench_core.training.stacked_sgd import clip_, descend_, directions
 from initbench_core.training.trial_log import TrialLog, batch_bounds, batch_order
 
 Prepare = Callable[[Any, Setting], tuple[nn.Module, Data, Recipe]]
+Look = Callable[[Sequence[nn.Module], Data, Recipe], Sequence[Sequence[Emission]]]
 
 # Bytes of weights in one stack. Training takes some six times as much memory. On a CPU networks of 300 units are no
 # faster together than one by one, and this many bytes of them train for under ten minutes: what an interruption costs.
@@ -62,16 +63,19 @@ def train_together(
     return _Together(models, data, recipe, seeds, setting).run()
 
 
-def train_cell(prepare: Prepare, configs: Sequence[Any], setting: Setting) -> list[list[Emission]]:
+def train_cell(
+    prepare: Prepare, configs: Sequence[Any], setting: Setting, look: Look | None = None
+) -> list[list[Emission]]:
     """Train configurations that differ in nothing but their seed, in one stack.
 
     Args:
         prepare: returns model, data and recipe of a configuration; data and recipe do not depend on its seed.
         configs: one or more.
         setting: as in `train`.
+        look: what is measured of the networks before their training, as `probing.look`; None measures nothing.
 
     Returns:
-        For each configuration what its training yields.
+        For each configuration what the look and its training yield.
 
     Raises:
         ValueError: their networks are too large for one stack; nothing has been trained.
@@ -86,7 +90,9 @@ def train_cell(prepare: Prepare, configs: Sequence[Any], setting: Setting) -> li
                 f"their experiment count them, and they become several jobs"
             )
         models.append(model)
-    return train_together(models, data, recipe, seeds=[config.seed for config in configs], setting=setting)
+    looks: Sequence[Sequence[Emission]] = look(models, data, recipe) if look else [[] for _ in models]
+    trained = train_together(models, data, recipe, seeds=[config.seed for config in configs], setting=setting)
+    return [[*seen, *emissions] for seen, emissions in zip(looks, trained, strict=True)]
 
 
 class _Together:
@@ -175,14 +181,15 @@ class _Together:
     def _update(self, gradients: list[torch.Tensor], recorded: list[int]) -> None:
         """Clip and take the step of SGD; record the metrics of the update."""
         recipe, parameters = self.recipe, self.parameters
-        names = names_of("update", recipe.model_metrics) if recorded else []
-        old = _flat(parameters) if names else torch.empty(0)
         clip_(gradients, recipe)
-        descend_(parameters, gradients, self.momenta, recipe)
+        names = names_of("update", recipe.model_metrics) if recorded else []
+        steps = directions(parameters, gradients, self.momenta, recipe) if names else []
         for name in names:
-            for trial, value in zip(self.trials, METRICS[name].function(old, _flat(parameters)).tolist(), strict=True):
+            values = METRICS[name].function(parameters, steps, recipe.lr).tolist()
+            for trial, value in zip(self.trials, values, strict=True):
                 if trial in recorded:
                     self.logs[trial].record_step(name, value)
+        descend_(parameters, gradients, self.momenta, recipe)
 
     def _evaluate(self) -> None:
         """Score the validation split for the trials that are due; remember their best weights."""
@@ -226,11 +233,6 @@ class _Together:
                 for i, score in zip(whole, _score(stack, split), strict=True):
                     scores[i][name] = score
         return [list(log.results(of_trial)) for log, of_trial in zip(self.logs, scores, strict=True)]
-
-
-def _flat(parameters: list[nn.Parameter]) -> torch.Tensor:
-    """Return a copy of each network's parameters as one vector, [S, P]."""
-    return torch.cat([p.detach().flatten(1) for p in parameters], dim=1)
 
 
 @torch.no_grad()

@@ -127,15 +127,17 @@ class _Training:
             for name in names:
                 self.log.record_step(name, nan)
             return
-        old = self._parameters() if names else torch.empty(0)
+        old = self._parameters() if names else []
         self._clip()
         self.optimizer.step()
-        for name in names:
-            self.log.record_step(name, float(METRICS[name].function(old, self._parameters())))
+        if names:
+            changes = [before - after for before, after in zip(old, self._parameters(), strict=True)]
+            for name in names:
+                self.log.record_step(name, float(METRICS[name].function(old, changes, 1.0)))
 
-    def _parameters(self) -> torch.Tensor:
-        """Return a copy of all parameters as one vector."""
-        return torch.cat([p.detach().flatten() for p in self.model.parameters()])
+    def _parameters(self) -> list[torch.Tensor]:
+        """Return copies of all parameters, those of one network, [1, ...]."""
+        return [p.detach().unsqueeze(0).clone() for p in self.model.parameters()]
 
     def _clip(self) -> None:
         if self.recipe.clip_value is not None:

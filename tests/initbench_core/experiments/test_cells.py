@@ -22,6 +22,7 @@ from initbench_core.experiments import (
     tanh_phase,
 )
 from initbench_core.presentation.plots import style
+from initbench_core.presentation.signs import signs
 from initbench_core.records.schema import Emission, Measurement, Outcome, Record, scalar
 from initbench_core.training.cell import Cell, cells, run_trial
 from initbench_core.training.setting import Setting
@@ -93,6 +94,19 @@ def test_saturation_updates_and_memory_of_every_activation() -> None:
     assert saturated["sigmoid", "before"] < 0.001
     assert rows["update / weight"].between(1e-5, 0.1).all()
     assert rows["MiB a step"]["relu", "none"] < rows["MiB a step"]["relu", "before"] < 2
+
+
+def test_signs_are_means_over_what_was_recorded() -> None:
+    ratios = Measurement("update_ratio", "1", [0.01, 0.0001, math.nan], {"step": [1, 2, 3]})
+    dead = Measurement("dead_fraction", "fraction", [0.0, 0.5], {"layer": [1, 2]})
+    records = [
+        Record("any", {"init": "a", "seed": 0}, "", [ratios, dead]),
+        Record("any", {"init": "b", "seed": 0}, "", [scalar("test_loss", "nats", 1.0)]),
+    ]
+    found = signs(records, "init")
+    assert found["a",] == {"dead units (fraction)": 0.25, "update / weight": pytest.approx(0.001)}
+    assert found["b",] == {}
+    assert signs(records[1:], "init")["b",] == {}
 
 
 def test_tanh_weights_have_the_variance_of_their_cell() -> None:

@@ -10,9 +10,10 @@ from torch import nn
 from initbench_core.networks.initializers import initialize_layers_
 from initbench_core.networks.models import mlp, residual_mlp
 from initbench_core.records.schema import Measurement
-from initbench_core.training.data import Split
+from initbench_core.training.data import Data, Split
 from initbench_core.training.metrics import METRICS
-from initbench_core.training.probing import geometric_factor, probe_at_init, step_memory
+from initbench_core.training.probing import geometric_factor, look, probe_at_init, step_memory
+from initbench_core.training.recipe import Recipe
 from tests import tolerances
 
 
@@ -115,3 +116,21 @@ def test_geometric_factor() -> None:
     assert geometric_factor([1.0, 2.0, 4.0, 8.0]) == pytest.approx(2)
     assert geometric_factor([1.0, 2.0, math.inf, 8.0, math.nan]) == pytest.approx(2)
     assert math.isnan(geometric_factor([1.0, 0.0]))
+
+
+def test_a_look_at_a_cell_says_what_the_probe_of_each_says() -> None:
+    models = [network(init, depth=3, activation="tanh") for init in ("kaiming_normal", "normal(1)")]
+    before = [copy.deepcopy(model.state_dict()) for model in models]
+    data = Data("random", batch(), batch(), batch())
+    looks = look(models, data, Recipe(epochs=1, lr=0.1, batch_size=32))
+    some = Split(*(part[:32] for part in data.train))
+    names = ["dead_fraction", "always_on_fraction", "mean_cosine", "saturated_fraction", "first_last_gradient_ratio"]
+    for model, found, weights in zip(models, looks, before, strict=True):
+        *units, memory = found
+        assert [m.metric for m in units] == names
+        probed = {m.metric: m for m in probe_at_init(model, some, norm="none")}
+        assert units == [probed[name] for name in names]
+        assert memory == step_memory(model, some)
+        assert all(torch.equal(weights[name], value) for name, value in model.state_dict().items())
+        assert all(parameter.grad is None for parameter in model.parameters())
+    assert looks[0][3].values[0] < looks[1][3].values[0], "larger weights saturate more units"
