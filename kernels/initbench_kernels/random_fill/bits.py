@@ -5,6 +5,7 @@ reference on a handful of counters, carries included.
 """
 
 import functools
+from collections.abc import Callable
 
 import torch
 
@@ -19,52 +20,49 @@ def _signed(x: int) -> int:
     return x - (1 << 64) if x >> 63 else x
 
 
-def _runs(key: int | torch.Tensor, group: int | torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Return int64 [runs, 2] of Philox keys and first groups."""
-    if isinstance(key, int) and isinstance(group, int):
-        return torch.tensor([(_signed(key), group)], dtype=torch.int64, device=device)
-    assert isinstance(key, torch.Tensor)
-    assert isinstance(group, torch.Tensor)
-    return torch.stack((key, group), dim=-1)
+def runs(keys: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
+    """Return uint64 [n, 1, 2]: each run's Philox key and first group, as torch's operators take them.
+
+    Args:
+        keys: int64 [n], the same 64 bits, signed.
+        groups: int64 [n].
+    """
+    return torch.stack((keys, groups), dim=-1)[:, None].view(torch.uint64)
 
 
-def stateless_words_(out: torch.Tensor, key: int | torch.Tensor, group: int | torch.Tensor) -> None:
+def stateless_words_(out: torch.Tensor, runs: torch.Tensor) -> None:
     """Fill `out` by torch's private stateless Philox; arguments as `plain_words_`."""
-    runs = _runs(key, group, out.device)
-    torch.ops.aten._philox_randint_(out.view(len(runs), -1), runs[:, None].view(torch.uint64), -(1 << 31), None)
+    torch.ops.aten._philox_randint_(out, runs, -(1 << 31), None)
 
 
-def stateless_uniform_(out: torch.Tensor, key: int | torch.Tensor, group: int | torch.Tensor) -> None:
+def stateless_uniform_(out: torch.Tensor, runs: torch.Tensor) -> None:
     """Fill float32 `out` with what `reference.uniform` makes of the words; arguments else as `plain_words_`.
 
     A single run may have any length, and then takes the first words of its last group.
     """
-    runs = _runs(key, group, out.device)
-    torch.ops.aten._philox_uniform_.default(out.view(len(runs), -1), runs[:, None].view(torch.uint64))
+    torch.ops.aten._philox_uniform_.default(out, runs)
 
 
-def plain_words_(out: torch.Tensor, key: int | torch.Tensor, group: int | torch.Tensor) -> None:
+def plain_words_(out: torch.Tensor, runs: torch.Tensor) -> None:
     """Fill `out` with whole Philox blocks from plain integer arithmetic.
 
     Args:
-        out: int32, contiguous, a whole number of groups of four in each run: the words as signed integers.
-        key: the 64-bit Philox key of all groups; or int64 [runs], one each (the same 64 bits, signed).
-        group: index of the first group, the others follow; or int64 [runs], the first group of each. All runs are
-            equally long.
+        out: int32 [n, 4 * groups], contiguous: the words of consecutive groups, as signed integers.
+        runs: uint64 [n, 1, 2], key and first group of each, of `runs`.
     """
-    runs = _runs(key, group, out.device)
-    group = runs[:, 1:] + torch.arange(out.numel() // (4 * len(runs)), dtype=torch.int64, device=out.device)
+    key, first = runs.view(torch.int64).unbind(-1)
+    group = first + torch.arange(out.shape[1] // 4, dtype=torch.int64, device=out.device)
     zero = torch.zeros((), dtype=torch.int64, device=out.device)
-    k0, k1 = runs[:, :1] & WORD, runs[:, :1] >> 32 & WORD
+    k0, k1 = key & WORD, key >> 32 & WORD
     columns = out.view(*group.shape, 4)
     for i, word in enumerate(philox4x32(group & WORD, group >> 32 & WORD, zero, zero, zero + k0, zero + k1)):
         # The low half of a little-endian int64: a cast would overflow from 2^31 on.
         columns[..., i] = word.view(torch.int32)[..., ::2]
 
 
-def _self_check_tensors(device: torch.device) -> tuple[torch.Tensor, ...]:
+def _self_check_runs(device: torch.device) -> torch.Tensor:
     signed = [(_signed(key), group) for key, group in _SELF_CHECK]
-    return torch.tensor(signed, dtype=torch.int64, device=device).unbind(1)
+    return runs(*torch.tensor(signed, dtype=torch.int64, device=device).unbind(1))
 
 
 @functools.cache
@@ -72,23 +70,7 @@ def has_stateless_words(device: torch.device) -> bool:
     """Whether torch's stateless operators exist for `device` and give the reference's words."""
     if not hasattr(torch.ops.aten, "_philox_randint_"):
         return False
-    found = torch.empty(8, dtype=torch.int32, device=device)
-    wanted = torch.empty_like(found)
-    batched = torch.empty(len(_SELF_CHECK), 8, dtype=torch.int32, device=device)
-    try:
-        for i, (key, group) in enumerate(_SELF_CHECK):
-            stateless_words_(found, key, group)
-            plain_words_(wanted, key, group)
-            if not torch.equal(found, wanted):
-                return False
-            if i == 0:
-                stateless_words_(batched, *_self_check_tensors(device))
-            if not torch.equal(batched[i], wanted):
-                return False
-    except (RuntimeError, TypeError, AttributeError):
-        # No kernel for this device, or another signature: a version that we do not know.
-        return False
-    return True
+    return _is_like_plain(stateless_words_, torch.empty(len(_SELF_CHECK), 8, dtype=torch.int32, device=device))
 
 
 @functools.cache
@@ -96,23 +78,33 @@ def has_stateless_uniform(device: torch.device) -> bool:
     """Whether torch's stateless uniform exists for `device` and gives the reference's numbers."""
     if not hasattr(torch.ops.aten, "_philox_uniform_"):
         return False
-    words = torch.empty(512, dtype=torch.int32, device=device)
-    found = torch.empty(511, device=device)
-    batched, wanted = torch.empty(len(_SELF_CHECK), 512, device=device), []
+    return _is_like_plain(stateless_uniform_, torch.empty(len(_SELF_CHECK), 512, device=device))
+
+
+def _is_like_plain(source: Callable[[torch.Tensor, torch.Tensor], None], found: torch.Tensor) -> bool:
+    """Whether a source draws what follows from the plain words, many runs at a time and one by one."""
+    checked = _self_check_runs(found.device)
+    words = torch.empty(found.shape, dtype=torch.int32, device=found.device)
+    plain_words_(words, checked)
+    wanted = words if found.dtype == torch.int32 else uniform(words)
+    # Of a single run a uniform may take part of the last group.
+    length = found.shape[1] - (found.dtype != torch.int32)
+    single = torch.empty((1, length), dtype=found.dtype, device=found.device)
     try:
-        for key, group in _SELF_CHECK:
-            stateless_uniform_(found, key, group)
-            plain_words_(words, key, group)
-            wanted.append(uniform(words))
-            if not torch.equal(found, wanted[-1][:511]):
+        source(found, checked)
+        if not torch.equal(found, wanted):
+            return False
+        for i in range(len(checked)):
+            source(single, checked[i : i + 1])
+            if not torch.equal(single[0], wanted[i, :length]):
                 return False
-        stateless_uniform_(batched, *_self_check_tensors(device))
-        return torch.equal(batched, torch.stack(wanted))
     except (RuntimeError, TypeError, AttributeError):
+        # No kernel for this device, or another signature: a version that we do not know.
         return False
+    return True
 
 
-def words_(out: torch.Tensor, key: int | torch.Tensor, group: int | torch.Tensor) -> None:
+def words_(out: torch.Tensor, runs: torch.Tensor) -> None:
     """Fill `out` by the fastest source of its device; arguments as `plain_words_`."""
     source = stateless_words_ if has_stateless_words(out.device) else plain_words_
-    source(out, key, group)
+    source(out, runs)

@@ -38,14 +38,15 @@ def test_philox_gives_the_published_vectors(counter, key, expected):
 
 @needs_stateless
 def test_stateless_and_plain_words_agree_for_one_key_and_for_many():
-    one, other = torch.empty(4000, dtype=torch.int32), torch.empty(4000, dtype=torch.int32)
+    one, other = torch.empty(1, 4000, dtype=torch.int32), torch.empty(1, 4000, dtype=torch.int32)
     for key, group in [(0, 0), (2**64 - 1, 2**32 - 500), (0x8000000000000001, 2**40 + 1)]:
-        bits.stateless_words_(one, key, group)
-        bits.plain_words_(other, key, group)
+        runs = bits.runs(torch.tensor([bits._signed(key)]), torch.tensor([group]))
+        bits.stateless_words_(one, runs)
+        bits.plain_words_(other, runs)
         assert torch.equal(one, other)
     keys, groups = torch.randint(-(2**63), 2**63 - 1, (1000,)), torch.randint(0, 2**60, (1000,))
-    bits.stateless_words_(one, keys, groups)
-    bits.plain_words_(other, keys, groups)
+    bits.stateless_words_(one.view(1000, 4), bits.runs(keys, groups))
+    bits.plain_words_(other.view(1000, 4), bits.runs(keys, groups))
     assert torch.equal(one, other)
 
 
@@ -61,8 +62,8 @@ def test_many_keys_are_derived_as_one_by_one(keys):
 def test_changed_private_uniform_is_noticed(monkeypatch):
     stateless_uniform_ = bits.stateless_uniform_
 
-    def open_at_zero(out, key, group):
-        stateless_uniform_(out, key, group)
+    def open_at_zero(out, runs):
+        stateless_uniform_(out, runs)
         out.add_(2.0**-25)
 
     monkeypatch.setattr(bits, "stateless_uniform_", open_at_zero)
@@ -91,11 +92,11 @@ def test_keys_of_strings_integers_and_seeds_differ():
 
 @needs_stateless
 def test_changed_private_operator_is_noticed(monkeypatch):
-    def wrong(out, key, group):
-        bits.plain_words_(out, key, group)
-        out[-1] += 1
+    def wrong(out, runs):
+        bits.plain_words_(out, runs)
+        out[-1, -1] += 1
 
-    def removed(out, key, group):
+    def removed(out, runs):
         raise RuntimeError("no such overload")
 
     for source in (wrong, removed):
