@@ -112,7 +112,7 @@ def _pack(batches: Iterable[Batch], limit: int) -> Iterator[Load]:
                 yield load
                 load, free = [], limit
             # One region too many rather than one load too many, which a thread would wait for.
-            count = math.ceil(free / size)
+            count = min(math.ceil(free / size), len(batch) - first)
             load.append(batch[first : first + count])
             free -= count * size
             first += count

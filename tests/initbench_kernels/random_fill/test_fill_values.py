@@ -141,6 +141,15 @@ def test_plan_keeps_the_memory_it_was_made_for():
     assert (weight == 0).all()
 
 
+@pytest.mark.parametrize("sizes", [range(100, 200), [150] * 100, [4] * 3700], ids=["unlike", "alike", "tiny"])
+def test_small_tensors_share_loads(sizes):
+    """A load is one transform: it is full before the next begins, whatever the shapes."""
+    regions = rows.check_rows(Fill(torch.empty(n), "normal", i) for i, n in enumerate(sizes))
+    loads = schedule.schedule(regions, threads=1)
+    assert len(loads) == 1
+    assert sum(len(batch) for batch in loads[0]) == len(sizes)
+
+
 @pytest.mark.parametrize("chunk", [64, 1 << 18])
 @pytest.mark.parametrize("distribution", CASES)
 def test_tensors_that_are_alike_are_filled_each_with_its_own_values(distribution, chunk, monkeypatch):
