@@ -6,15 +6,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from initbench_core.experiments.initializer_speed import (
-    CONTENDERS,
-    DISTRIBUTIONS,
-    STD,
-    Config,
-    contender,
-    torch_loop,
-    workload_tensors,
-)
+from initbench_core.experiments.initializer_speed import CONTENDERS, DISTRIBUTIONS, Config, contender
+from initbench_core.measurement.fills import STD, torch_loop, workload_tensors
 
 WORKLOADS = ("tensor_1000000", "mlp_100x64")
 LOOP = "torch.nn.init"

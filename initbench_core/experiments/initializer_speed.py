@@ -8,11 +8,11 @@ Expected: on a GPU the loop is bound by its launches, so a model of many small t
 1000-layer MLP, 5 for resnet50) and a single large tensor nothing (1.0). On two CPU threads and tensors of a million
 values or more: uniform at least as fast as torch's serial one, normal within a factor of 4 of torch's Box-Muller where
 the raw words come from torch's stateless operators, within 12 from plain integer arithmetic.
-Times are whole calls on the host's clock, a GPU's work included, in alternating pairs; ratios are medians over pairs.
+Times are whole calls on the host's clock, a GPU's work included, in alternating pairs, more of them while the interval
+leaves a target undecided; ratios are medians over pairs.
 Source: the targets are this project's own; the generator is Philox4x32-10 of Salmon et al. 2011.
 """
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -20,9 +20,9 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
-from torch import nn
 
-from initbench_core.errors import ConfigError, check_choice
+from initbench_core.errors import check_choice
+from initbench_core.measurement.fills import STD, is_drawn, torch_loop, workload_tensors
 from initbench_core.measurement.goals import against, fill_goal
 from initbench_core.measurement.timing import Estimate, default_algorithms, estimate, paired_times_ms
 from initbench_core.presentation import plots, speed
@@ -35,7 +35,6 @@ from initbench_kernels.random_fill.eager import Loads
 from initbench_kernels.random_fill.rows import check_rows
 
 TIMED = True
-STD = 0.02
 LARGEST = "tensor_100000000"
 DISTRIBUTIONS = ("uniform", "normal", "truncated_normal")
 
@@ -85,55 +84,42 @@ def run(config: Config, setting: Setting) -> Iterator[Emission]:
     tensors = workload_tensors(config.workload, setting.device)
     ours = contender(tensors, config)
     theirs = torch_loop(tensors, config.distribution)
-    rounds = setting.pick(smoke=2, quick=5, full=20)
-    with default_algorithms():
-        torch_ms, ours_ms = paired_times_ms(
-            _finished(theirs, setting.device), _finished(ours, setting.device), rounds=rounds, min_ms=1.0
-        )
-    at = {"round": list(range(rounds))}
-    yield Measurement("torch_ms", "ms", torch_ms.tolist(), at)
-    yield Measurement("fill_ms", "ms", ours_ms.tolist(), at)
     elements, threads = sum(tensor.numel() for tensor in tensors.values()), torch.get_num_threads()
+    stateless = config.contender != "plain_words" and has_stateless_words(torch.device("cpu"))
+    goal = fill_goal(config.workload, config.distribution, stateless, setting.device, elements, threads)
+    with default_algorithms():
+        torch_ms, ours_ms = _times_ms(_finished(theirs, setting.device), _finished(ours, setting.device), goal, setting)
+    at = {"round": list(range(len(torch_ms)))}
+    yield Measurement("torch_ms", "ms", torch_ms, at)
+    yield Measurement("fill_ms", "ms", ours_ms, at)
     yield scalar("elements", "1", elements)
     yield scalar("tensors", "1", len(tensors))
     yield scalar("threads", "1", threads)
-    stateless = config.contender != "plain_words" and has_stateless_words(torch.device("cpu"))
-    goal = fill_goal(config.workload, config.distribution, stateless, setting.device, elements, threads)
     if goal is not None:
         yield scalar("target", "1", goal)
 
 
-def workload_tensors(workload: str, device: str) -> dict[str, torch.Tensor]:
-    """Return the parameters of a workload by name.
-
-    Raises:
-        ConfigError: there is none of this name.
-    """
-    if not re.fullmatch(r"resnet50|mlp_\d+x\d+|tensor_\d+", workload):
-        raise ConfigError(f"no workload {workload!r}: write resnet50, mlp_LAYERSxWIDTH or tensor_ELEMENTS")
-    kind, _, size = workload.partition("_")
-    if kind == "tensor":
-        return {"weight": torch.zeros(int(size), device=device)}
-    model: nn.Module
-    if kind == "mlp":
-        layers, width = map(int, size.split("x"))
-        model = nn.Sequential(*[nn.Linear(width, width, device=device) for _ in range(layers)])
-    else:
-        from torchvision.models import resnet50
-
-        model = resnet50().to(device)
-    return {name: parameter.detach() for name, parameter in model.named_parameters()}
+def _times_ms(
+    theirs: Callable[[], None], ours: Callable[[], None], goal: float | None, setting: Setting
+) -> list[list[float]]:
+    """Time both in turns, and again until the interval says whether the goal is met, up to a limit."""
+    rounds = setting.pick(smoke=2, quick=5, full=20)
+    most = setting.pick(smoke=2, quick=40, full=100)
+    times = np.empty((2, 0))
+    while not times.size or (goal is not None and times.shape[1] < most and _is_open(times, goal)):
+        times = np.hstack([times, paired_times_ms(theirs, ours, rounds=rounds, min_ms=1.0)])
+    return times.tolist()
 
 
-def _is_drawn(tensor: torch.Tensor, tensors: Mapping[str, torch.Tensor]) -> bool:
-    """Matrices and kernels are drawn; biases and normalization layers, 1-D in a model, are constants."""
-    return tensor.dim() > 1 or len(tensors) == 1
+def _is_open(times: np.ndarray, goal: float) -> bool:
+    ratio = estimate(times[0] / times[1])
+    return against(ratio.low, ratio.high, least=goal) == "undecided"
 
 
 def _rows(tensors: Mapping[str, torch.Tensor], distribution: str) -> list[Fill]:
     return [
         Fill(tensor, distribution, name, low=-STD, high=STD, std=STD, a=-2 * STD, b=2 * STD)
-        if _is_drawn(tensor, tensors)
+        if is_drawn(tensor, tensors)
         else Fill(tensor, "constant", name, value=float(name.endswith("weight")))
         for name, tensor in tensors.items()
     ]
@@ -147,24 +133,6 @@ def contender(tensors: Mapping[str, torch.Tensor], config: Config) -> Callable[[
         plan = FillPlan(rows)
         return lambda: plan.fill_(config.seed)
     return lambda: Loads(check_rows(rows)).fill_(config.seed, words=plain_words_)
-
-
-def torch_loop(tensors: Mapping[str, torch.Tensor], distribution: str) -> Callable[[], None]:
-    draws: dict[str, Callable[[torch.Tensor], object]] = {
-        "uniform": lambda tensor: nn.init.uniform_(tensor, -STD, STD),
-        "normal": lambda tensor: nn.init.normal_(tensor, 0.0, STD),
-        "truncated_normal": lambda tensor: nn.init.trunc_normal_(tensor, 0.0, STD, -2 * STD, 2 * STD),
-    }
-    draw = draws[distribution]
-
-    def loop() -> None:
-        for name, tensor in tensors.items():
-            if _is_drawn(tensor, tensors):
-                draw(tensor)
-            else:
-                nn.init.constant_(tensor, float(name.endswith("weight")))
-
-    return loop
 
 
 def _finished(call: Callable[[], None], device: str) -> Callable[[], None]:

@@ -30,8 +30,8 @@ def in_parallel(threads: int, work: Callable[[int], None]) -> None:
     inference = torch.is_inference_mode_enabled()
 
     def elsewhere(part: int) -> None:
-        # Both modes belong to a thread, and a new one has neither.
-        with torch.no_grad(), torch.inference_mode(inference):
+        # Both modes belong to a thread, and a new one has neither; inference_mode(False) turns gradients on.
+        with torch.inference_mode(inference), torch.no_grad():
             work(part)
 
     # torch would split every long operation of each thread once more: more threads than cores, waiting at barriers.

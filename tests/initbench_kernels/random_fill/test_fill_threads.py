@@ -1,5 +1,6 @@
 """The threads that fill large tensors on the CPU: in a forked process, and where one of them fails."""
 
+import math
 import os
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import threading
 import pytest
 import torch
 
+from initbench_kernels import Fill, fill_
 from initbench_kernels.random_fill.parallel import in_parallel
 
 FORKS = """
@@ -52,3 +54,20 @@ def test_a_failure_is_raised_when_all_threads_are_done(fails: int) -> None:
         in_parallel(2, work)
     assert done == [1 - fails]
     assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize("inference", [False, True], ids=["gradients on", "inference"])
+@pytest.mark.parametrize("distribution", ["uniform", "normal"])
+def test_parameters_of_all_threads_are_filled(distribution: str, inference: bool) -> None:
+    """A parameter that wants a gradient is filled by whichever thread it falls to, in either mode."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with torch.inference_mode(inference):
+            weights = [torch.full((300_001,), math.nan, requires_grad=not inference) for _ in range(3)]
+            weights += [torch.full((300_001,), math.nan, dtype=torch.bfloat16, requires_grad=not inference)]
+            fill_([Fill(weight, distribution, i) for i, weight in enumerate(weights)], seed=0, backend="eager")
+    finally:
+        torch.set_num_threads(before)
+    assert not any(weight.isnan().any() for weight in weights)
+    assert all(weight.requires_grad is not inference for weight in weights)
