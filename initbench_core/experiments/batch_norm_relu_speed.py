@@ -16,8 +16,7 @@ with torch's disk caches off. A compiled graph frees its buffers as it runs, so 
 
 Expected: on the CPU the eager backend saves one pass over the tensor by its ReLU in place, and takes matrices of fewer
 than 8 channels by columns: fwd_bwd at least 1.1 times as fast (geometric mean over tensors of 1 MB and more), none
-below 0.97. On CUDA 2 times, with the passes at most 10%
-over their floor for large tensors.
+below 0.97. On CUDA 2 times, with the passes at most 10% over their floor for large tensors.
 Source: the targets are this project's own; the shapes are torchvision's, by one pass on the meta device.
 """
 

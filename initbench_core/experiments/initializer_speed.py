@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 
 from initbench_core.errors import check_choice
 from initbench_core.measurement.fills import STD, is_drawn, torch_loop, workload_tensors
-from initbench_core.measurement.goals import against, fill_goal
+from initbench_core.measurement.goals import against, fill_goal, is_open
 from initbench_core.measurement.timing import Estimate, default_algorithms, estimate, paired_times_ms
 from initbench_core.presentation import plots, speed
 from initbench_core.presentation.statistics import Interval, ratio_text
@@ -106,14 +106,9 @@ def _times_ms(
     rounds = setting.pick(smoke=2, quick=5, full=20)
     most = setting.pick(smoke=2, quick=40, full=100)
     times = np.empty((2, 0))
-    while not times.size or (goal is not None and times.shape[1] < most and _is_open(times, goal)):
+    while not times.size or (goal is not None and times.shape[1] < most and is_open(times[0], times[1], goal)):
         times = np.hstack([times, paired_times_ms(theirs, ours, rounds=rounds, min_ms=1.0)])
     return times.tolist()
-
-
-def _is_open(times: np.ndarray, goal: float) -> bool:
-    ratio = estimate(times[0] / times[1])
-    return against(ratio.low, ratio.high, least=goal) == "undecided"
 
 
 def _rows(tensors: Mapping[str, torch.Tensor], distribution: str) -> list[Fill]:

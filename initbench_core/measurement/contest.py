@@ -5,14 +5,13 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, cast
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from initbench_core.measurement.goals import against
+from initbench_core.measurement.goals import is_open
 from initbench_core.measurement.memory import peak_bytes, saved_bytes
 from initbench_core.measurement.roofline import COPY
-from initbench_core.measurement.timing import estimate, paired_cuda_times_ms, paired_times_ms
+from initbench_core.measurement.timing import paired_cuda_times_ms, paired_times_ms
 from initbench_core.measurement.workload import Workload
 from initbench_core.networks.implementations import (
     IMPLEMENTATIONS,
@@ -68,10 +67,7 @@ class Question(NamedTuple):
 
     def is_open(self, samples: dict[str, list[float]]) -> bool:
         """Tell whether samples of both, by name, leave it undecided; of those who take no part nothing is asked."""
-        if not {self.own, self.over} <= set(samples):
-            return False
-        ratio = estimate(np.divide(samples[self.over], samples[self.own]))
-        return against(ratio.low, ratio.high, least=self.least) == "undecided"
+        return {self.own, self.over} <= set(samples) and is_open(samples[self.over], samples[self.own], self.least)
 
 
 def admit(workload: Workload, *, compiled: Collection[str], among: Collection[str] = ()) -> Contest:

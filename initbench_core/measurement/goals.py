@@ -3,6 +3,10 @@
 import math
 from typing import NamedTuple
 
+import numpy as np
+
+from initbench_core.measurement.timing import estimate
+
 
 class Goal(NamedTuple):
     """Forward and backward, how many times as fast as the baseline.
@@ -54,3 +58,9 @@ def against(low: float, high: float, *, least: float = -math.inf, most: float = 
     if least <= low and high <= most:
         return "met"
     return "missed" if high < least or most < low else "undecided"
+
+
+def is_open(theirs: np.ndarray | list[float], ours: np.ndarray | list[float], least: float) -> bool:
+    """Tell whether times of the same rounds leave it undecided if `ours` is at least `least` times as fast."""
+    ratio = estimate(np.divide(theirs, ours))
+    return against(ratio.low, ratio.high, least=least) == "undecided"
