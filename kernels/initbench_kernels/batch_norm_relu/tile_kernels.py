@@ -21,17 +21,26 @@ def program_of(channels, block_channels):
 
 
 @triton.jit
+def row_tiles_of(rows, BLOCK_N: tl.constexpr):
+    """Return how many tiles cover the rows; `tl.cdiv` would leave int32 just below 2^31 rows."""
+    return (rows - 1) // BLOCK_N + 1
+
+
+@triton.jit
 def tile_count(rows, width_units, ALIGN: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_L: tl.constexpr):
     """Return the number of tiles of one block."""
     width = width_units.to(tl.int64) * ALIGN
-    return (tl.cdiv(rows, BLOCK_N) * tl.cdiv(width, BLOCK_L)).to(tl.int32)
+    return (row_tiles_of(rows, BLOCK_N) * tl.cdiv(width, BLOCK_L)).to(tl.int32)
 
 
 @triton.jit
 def corner_of(tile, rows, BLOCK_N: tl.constexpr, BLOCK_L: tl.constexpr):
-    """Return row and column of the tile's first element in its block (int32): tiles run along the rows first."""
-    row_tiles = tl.cdiv(rows, BLOCK_N)
-    return (tile % row_tiles) * BLOCK_N, (tile // row_tiles) * BLOCK_L
+    """Return row and column (int64) of the tile's first element in its block: tiles run along the rows first.
+
+    A plane of one channel may have more than 2^31 columns.
+    """
+    row_tiles = row_tiles_of(rows, BLOCK_N)
+    return (tile % row_tiles) * BLOCK_N, (tile // row_tiles).to(tl.int64) * BLOCK_L
 
 
 @triton.jit
@@ -107,7 +116,7 @@ def valid_steps(
     All tiles but those of a plane's last column are full; in the last column's tiles, up to the very last, a lane is
     valid if it is valid in the first of them.
     """
-    row_tiles = tl.cdiv(rows, BLOCK_N)
+    row_tiles = row_tiles_of(rows, BLOCK_N)
     last_column = tile_count(rows, width_units, ALIGN, BLOCK_N, BLOCK_L) - row_tiles
     full = tl.minimum(tl.maximum(last_column - first, 0), last - first)
     _, in_last_column = tile_at(

@@ -193,20 +193,26 @@ def test_autocast() -> None:
     assert norm.weight.grad.dtype == torch.float32
 
 
-def test_more_than_2_31_elements() -> None:
-    """Addresses are 64-bit. The statistics are checked on a constant input plus one known channel."""
-    rows, channels = 2**23 + 3, 257
-    needed = 3 * rows * channels * 2 + 2**30
+@pytest.mark.parametrize(("rows", "channels"), [(2**23 + 3, 257), (2**31 + 4096, 1)])
+def test_more_than_2_31_elements(rows: int, channels: int) -> None:
+    """Addresses are 64-bit, also within one channel. The input is 0 but for one 1 in each channel, its last value."""
+    needed = 6 * rows * channels * 2 + 2**30
     if torch.cuda.mem_get_info()[0] < needed:
         pytest.skip(f"needs {needed / 2**30:.0f} GiB of device memory")
     x = torch.zeros(rows, channels, dtype=torch.bfloat16, device="cuda")
     x[-1] = 1.0
+    x.requires_grad_()
     y = batch_norm_relu(x, None, None, training=True)
     # One 1 among zeros: (1 - 1/M) / sqrt(1/M - 1/M^2 + eps), and zeros elsewhere.
     p = 1 / rows
     wanted = (1 - p) / (p - p * p + 1e-5) ** 0.5
     assert (y[-1].float() - wanted).abs().max() <= 2.0**-7 * wanted
     assert y[:-1].amax() == 0
+    # A gradient of 1 reaches only the one positive value: g - mean(g) - x_hat * mean(g x_hat), times 1 / sigma.
+    (dx,) = torch.autograd.grad(y, x, torch.ones((), dtype=y.dtype, device="cuda").expand_as(y))
+    at_one = (1 - p - wanted * p * wanted) / (p - p * p + 1e-5) ** 0.5
+    assert (dx[-1].float() - at_one).abs().max() <= 2.0**-6 * abs(at_one) + 1e-3
+    assert dx[:-1].abs().amax() <= 1e-3
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs a second CUDA device")
