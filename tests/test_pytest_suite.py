@@ -46,11 +46,25 @@ def test_what_is_wrong_fails_and_what_is_right_is_timed(tmp_path: Path) -> None:
     for benchmark in report["benchmarks"]:
         noted = benchmark["extra_info"]
         assert benchmark["group"] == "BatchNorm+ReLU, 4096x64 float32, eval"
-        assert (noted["dtype"], noted["bytes"]) == ("float32", 4096 * 64 * 4)
+        # One read and one write.
+        assert (noted["dtype"], noted["bytes"]) == ("float32", 2 * 4096 * 64 * 4)
         assert {"device", "versions", "threads", "commit"} <= set(noted)
-        # One read and one write: the bandwidth and the copies say the same of the same median.
-        assert noted["GB/s"] == pytest.approx(2 * noted["bytes"] / benchmark["stats"]["median"] / 1e9)
-        assert noted["copies"] > 0
+        assert noted["GB/s"] == pytest.approx(noted["bytes"] / benchmark["stats"]["median"] / 1e9)
+        assert noted["times the copy's"] > 0
+
+
+def test_every_speed_test_notes_its_bandwidth(tmp_path: Path) -> None:
+    """Fills write each value once; a step goes over its parameters six times and over its activations."""
+    written = tmp_path / "times.json"
+    picked = "(initializer and mlp_100x64-uniform-plan) or (training_step and fused_eager and mlp)"
+    done = run("benchmarks/pytest_suite", "--benchmark-only", f"--benchmark-json={written}", "-k", picked)
+    assert done.returncode == 0, done.stdout + done.stderr
+    noted = {b["name"].split("[")[0]: b["extra_info"] for b in json.loads(written.read_text())["benchmarks"]}
+    assert noted["test_initializer"]["bytes"] == 100 * (64 * 64 + 64) * 4
+    assert set(noted) == {"test_initializer", "test_training_step"}
+    for info in noted.values():
+        assert info["GB/s"] > 0
+        assert info["times the copy's"] > 0
 
 
 def test_benchmarks_alone_are_collected_for_their_tables() -> None:

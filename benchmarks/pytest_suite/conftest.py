@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from initbench_core import environment
-from initbench_core.measurement.roofline import bandwidth_gbps
+from initbench_core.measurement.roofline import Passes
 from initbench_core.measurement.timing import cuda_times_ms, paired_times_ms
 
 
@@ -36,7 +36,10 @@ def device() -> str:
 
 @pytest.fixture
 def timed(benchmark: Any, device: str) -> Callable[..., None]:
-    """Time a call and note what its number depends on; call it once the result has been checked."""
+    """Time a call and note what its number depends on; call it once the result has been checked.
+
+    `num_bytes` is the size of what the call goes over, `passes` how often it has to at the least.
+    """
 
     def time(
         call: Callable[[], object],
@@ -44,8 +47,7 @@ def timed(benchmark: Any, device: str) -> Callable[..., None]:
         group: str,
         dtype: str,
         num_bytes: int,
-        pass_name: str | None = None,
-        copy: Callable[[], object] | None = None,
+        passes: Passes,
     ) -> None:
         def finished() -> None:
             call()
@@ -59,7 +61,7 @@ def timed(benchmark: Any, device: str) -> Callable[..., None]:
             "device": described["device_name"],
             "threads": described["threads"],
             "dtype": dtype,
-            "bytes": num_bytes,
+            "bytes": (passes.reads + passes.writes) * num_bytes,
             "versions": described["packages"],
             "commit": described["commit"],
         }
@@ -68,14 +70,20 @@ def timed(benchmark: Any, device: str) -> Callable[..., None]:
         if device == "cuda":
             milliseconds = float(np.median(cuda_times_ms(call)))
             benchmark.extra_info["device_ms"] = milliseconds
-        if milliseconds is not None and pass_name is not None and copy is not None:
-            copy_ms = cuda_times_ms(copy) if device == "cuda" else paired_times_ms(copy, rounds=10)[0]
+        if milliseconds is not None:
             benchmark.extra_info |= {
-                "GB/s": bandwidth_gbps(pass_name, num_bytes, milliseconds),
-                "copies": milliseconds / float(np.median(copy_ms)),
+                "GB/s": passes.gbps(num_bytes, milliseconds),
+                "times the copy's": milliseconds / (passes.copies * _copy_ms(num_bytes, device)),
             }
 
     return time
+
+
+def _copy_ms(num_bytes: int, device: str) -> float:
+    """Return the median time of a copy, of one read and one write of `num_bytes`, into memory that is there."""
+    source, target = (torch.zeros(num_bytes, dtype=torch.uint8, device=device) for _ in range(2))
+    times = cuda_times_ms if device == "cuda" else lambda copy: paired_times_ms(copy, rounds=10)[0]
+    return float(np.median(times(lambda: target.copy_(source))))
 
 
 def _rounds(call: Callable[[], object]) -> int:

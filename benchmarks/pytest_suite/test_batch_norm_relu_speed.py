@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from initbench_core.measurement.roofline import FUSED_PASSES
 from initbench_core.measurement.shapes import parse
 from initbench_core.measurement.workload import PASSES, Workload
 from initbench_core.networks.implementations import IMPLEMENTATIONS, available, forget_compiled, implementation
@@ -38,6 +39,5 @@ def test_batch_norm_relu(
         group=f"BatchNorm+ReLU, {workload.shape}, {pass_name}",
         dtype=workload.shape.dtype,
         num_bytes=workload.shape.num_bytes,
-        pass_name=pass_name,
-        copy=workload.copy(),
+        passes=FUSED_PASSES[pass_name],
     )

@@ -12,8 +12,13 @@ from initbench_core.experiments.training_step_speed import (
     gradient,
     training_step,
 )
+from initbench_core.measurement.roofline import Passes
 from initbench_core.networks.implementations import BASELINE, IMPLEMENTATIONS, available, forget_compiled
 from initbench_core.networks.replaced import replaced
+
+# Over the parameters: read by the forward, the backward pass and the step, their gradients read too; gradients and
+# parameters written. Activations come on top, so that a step's bandwidth is a lower bound.
+STEP = Passes(4, 2)
 
 
 @pytest.fixture(autouse=True)
@@ -40,4 +45,10 @@ def test_training_step(network: str, name: str, timed: Callable[..., None], devi
     wanted, mine = gradient(replaced(model, IMPLEMENTATIONS[BASELINE]), x, target), replaced(model, row)
     assert (gradient(mine, x, target) - wanted).norm() <= RELATIVE_ERROR * wanted.norm()
     num_bytes = sum(p.numel() * p.itemsize for p in model.parameters())
-    timed(training_step(mine, x, target), group=f"training step, {network}", dtype="float32", num_bytes=num_bytes)
+    timed(
+        training_step(mine, x, target),
+        group=f"training step, {network}",
+        dtype="float32",
+        num_bytes=num_bytes,
+        passes=STEP,
+    )

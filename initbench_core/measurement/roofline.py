@@ -26,6 +26,10 @@ class Passes(NamedTuple):
         """How many copies (one read, one write) move as many bytes."""
         return (self.reads + self.writes) / 2
 
+    def gbps(self, num_bytes: int, time_ms: float) -> float:
+        """Return the bandwidth (1e9 bytes per second) at which they went over a tensor of `num_bytes`."""
+        return (self.reads + self.writes) * num_bytes / time_ms / 1e6
+
 
 # What fused BatchNorm+ReLU moves in two launches each way. Training statistics have to be complete before anything can
 # be normalized, hence the second read of x; likewise for the two sums of the backward pass.
@@ -44,5 +48,4 @@ def floor_ms(pass_name: str, copy_ms: float) -> float:
 
 def bandwidth_gbps(pass_name: str, num_bytes: int, time_ms: float) -> float:
     """Return the bandwidth (1e9 bytes per second) at which a fused pass over a tensor of `num_bytes` ran."""
-    reads, writes = FUSED_PASSES[pass_name]
-    return (reads + writes) * num_bytes / time_ms / 1e6
+    return FUSED_PASSES[pass_name].gbps(num_bytes, time_ms)
