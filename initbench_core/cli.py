@@ -176,12 +176,16 @@ def compare(
     min_difference: Annotated[
         float, typer.Option(min=0.0, help="Smallest relative change of a noisy metric that matters.")
     ] = 0.05,
+    drift: Annotated[
+        float | None, typer.Option(min=0.0, help="Least scale of what times drift between runs [default: 0.06].")
+    ] = None,
     across_machines: Annotated[
         bool, typer.Option("--across-machines", help="Compare what does not depend on the machine.")
     ] = False,
     form: Annotated[str, typer.Option("--format", help="text, markdown or json.")] = "text",
 ) -> None:
     """Print what changed beyond noise between two runs; exit status 1 if anything became worse. Writes nothing."""
+    from initbench_core.comparison.between_runs import DRIFT
     from initbench_core.comparison.changes import compare as find_changes
     from initbench_core.comparison.show import FORMATS, show
     from initbench_core.comparison.sources import pairs
@@ -189,7 +193,8 @@ def compare(
     if form not in FORMATS:
         raise UserError(f"no format {form!r}: choose from {', '.join(FORMATS)}")
     runs = pairs(run_a, run_b, out, across_machines=across_machines)
-    changes = find_changes(runs, min_difference=min_difference, across_machines=across_machines)
+    drift = DRIFT if drift is None else drift
+    changes = find_changes(runs, min_difference=min_difference, drift=drift, across_machines=across_machines)
     show(runs, changes, form)
     if any(change.verdict == "worse" for change in changes):
         raise typer.Exit(1)

@@ -5,6 +5,7 @@ Trials pair by their configuration, seed included. The unit of judgement is one 
 - exact metrics, outcomes and failed trials change or do not;
 - a metric over seeds is judged by Student's test of the paired differences;
 - a metric of one seed that its trial repeats (times) by Yuen's test of the 20% trimmed means, for times have outliers;
+- of times and rates, their drift between runs of the same code counts as noise too (`between_runs`);
 - a single number says nothing of its noise: its change is told, and is no regression.
 
 Numbers are compared on the log scale where all are positive. A change counts if it is at least the minimal relevant
@@ -18,6 +19,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
+from initbench_core.comparison.between_runs import DRIFT, widened
 from initbench_core.comparison.judgement import Change, holm, judge
 from initbench_core.comparison.rules import rule_for
 from initbench_core.comparison.series import Series, series
@@ -31,12 +33,15 @@ OUTCOMES = ("trained", "slow", "stalled", "diverged")
 Pair = tuple[Record, Record]
 
 
-def compare(runs: Sequence[tuple[Run, Run]], *, min_difference: float, across_machines: bool = False) -> list[Change]:
+def compare(
+    runs: Sequence[tuple[Run, Run]], *, min_difference: float, drift: float = DRIFT, across_machines: bool = False
+) -> list[Change]:
     """Judge every metric of every configuration that both runs of a pair have.
 
     Args:
         runs: pairs as `sources.pairs` returns them.
         min_difference: smallest relative change of a noisy metric that is relevant, as 0.05.
+        drift: least scale of what times drift between runs of the same code; see `between_runs`.
         across_machines: leave out what depends on the machine.
     """
     found = [
@@ -45,16 +50,27 @@ def compare(runs: Sequence[tuple[Run, Run]], *, min_difference: float, across_ma
         for cell, pairs in _cells(a.records, b.records).items()
         for change in _changes(a.experiment, cell, pairs, across_machines=across_machines)
     ]
-    settled = []
+    return settled(found, min_difference=min_difference, drift=drift)
+
+
+def settled(changes: Sequence[Change], *, min_difference: float, drift: float = DRIFT) -> list[Change]:
+    """Decide which changes stand: those relevant and significant, and of the untested ones those relevant.
+
+    Args:
+        changes: as `judgement.judge` returns them, all that one call compares.
+        min_difference: as `compare`.
+        drift: as `compare`.
+    """
+    result = []
+    changes = widened(changes, drift)
     for has_direction in (True, False):
-        family = [change for change in found if (change.verdict != "changed") == has_direction]
+        family = [change for change in changes if (change.verdict != "changed") == has_direction]
         significant = holm([change.p for change in family], FALSE_ALARM_RATE)
-        settled += [_settled(change, min_difference, ok) for change, ok in zip(family, significant, strict=True)]
-    return settled
+        result += [_settled(change, min_difference, ok) for change, ok in zip(family, significant, strict=True)]
+    return result
 
 
 def _settled(change: Change, min_difference: float, is_significant: bool) -> Change:
-    """A tested change stands if it is relevant and significant; an untested one stands as it is, if it is relevant."""
     if math.isnan(change.relative):
         return change
     is_relevant = abs(change.relative) >= min_difference

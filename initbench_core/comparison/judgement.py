@@ -7,10 +7,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import stats
 
+from initbench_core.comparison.difference import Difference, of_samples, of_seeds
 from initbench_core.comparison.rules import Rule
 from initbench_core.comparison.series import Series
-
-TRIM = 0.2
 
 
 @dataclass(frozen=True)
@@ -30,6 +29,9 @@ class Change:
         high: upper end.
         n: seeds or repetitions that were compared.
         p: of the test, before Holm's correction; nan where nothing was tested.
+        rule: of the metric; None for outcomes and failed trials.
+        difference: what was tested; None where nothing was.
+        is_shared: whether it is the median of a metric's configurations.
     """
 
     verdict: str
@@ -43,6 +45,18 @@ class Change:
     high: float = math.nan
     n: int = 1
     p: float = math.nan
+    rule: Rule | None = None
+    difference: Difference | None = None
+    is_shared: bool = False
+
+    def by(self, difference: Difference) -> "Change":
+        """Return the change as a difference has it; its direction is that of the rule."""
+        rule = self.rule or Rule("")
+        relative, low, high = difference.ends
+        verdict = direction(rule, difference.center) if math.isfinite(difference.error) else "changed"
+        return replace(
+            self, verdict=verdict, relative=relative, low=low, high=high, p=difference.p, difference=difference
+        )
 
 
 def judge(blank: Change, rule: Rule, pairs: Sequence[tuple[Series, Series]]) -> Change:
@@ -55,7 +69,7 @@ def judge(blank: Change, rule: Rule, pairs: Sequence[tuple[Series, Series]]) -> 
     """
     numbers = np.array([[series.number for series in pair] for pair in pairs])
     a, b = _centers(numbers)
-    shown = replace(blank, n=len(pairs), a=a, b=b)
+    shown = replace(blank, n=len(pairs), a=a, b=b, rule=rule)
     if all(np.array_equal(a.values, b.values, equal_nan=True) for a, b in pairs):
         return shown
     finite = np.isfinite(numbers)
@@ -72,10 +86,11 @@ def judge(blank: Change, rule: Rule, pairs: Sequence[tuple[Series, Series]]) -> 
         rise = numbers[:, 1] - numbers[:, 0]
         # One trial that got worse is not made up for by another.
         worst = rise[np.argmax(rise if rule.better == "lower" else -rise)]
-        return replace(shown, verdict=_direction(rule, worst or rise.sum())) if rise.any() else shown
+        return replace(shown, verdict=direction(rule, worst or rise.sum())) if rise.any() else shown
     if len(pairs) == 1 and all(series.is_repeated and len(series.values) > 1 for series in pairs[0]):
-        return _of_samples(shown, rule, *(series.values for series in pairs[0]))
-    return _of_seeds(shown, rule, numbers)
+        samples = [series.values for series in pairs[0]]
+        return replace(shown, n=min(map(len, samples))).by(of_samples(*samples))
+    return replace(shown, n=len(numbers)).by(of_seeds(numbers))
 
 
 def holm(p_values: Sequence[float], level: float) -> list[bool]:
@@ -89,8 +104,8 @@ def holm(p_values: Sequence[float], level: float) -> list[bool]:
     return rejected
 
 
-def _direction(rule: Rule, rise: float) -> str:
-    """Name a change by its sign."""
+def direction(rule: Rule, rise: float) -> str:
+    """Name a change by its sign and the metric's better direction."""
     if rule.better is None or rise == 0:
         return "changed"
     return "better" if (rise < 0) == (rule.better == "lower") else "worse"
@@ -102,39 +117,3 @@ def _centers(numbers: np.ndarray) -> tuple[str, str]:
         return "not finite", "not finite"
     a, b = stats.gmean(finite, axis=0) if (finite > 0).all() else finite.mean(axis=0)
     return f"{a:.4g}", f"{b:.4g}"
-
-
-def _of_seeds(shown: Change, rule: Rule, numbers: np.ndarray) -> Change:
-    """Judge pairs of numbers [seeds, 2]."""
-    is_log = bool((numbers > 0).all())
-    rises = np.diff(np.log(numbers) if is_log else numbers, axis=1)[:, 0]
-    center, n = float(rises.mean()), len(rises)
-    half = p = math.nan
-    if n > 1:
-        spread = float(rises.std(ddof=1)) / math.sqrt(n)
-        half = float(stats.t.ppf(0.975, n - 1)) * spread
-        # The same change for every seed leaves no doubt.
-        p = 2 * float(stats.t.sf(abs(center) / spread, n - 1)) if spread else float(center == 0)
-    verdict = _direction(rule, center) if n > 1 else "changed"
-    relative, low, high = _ends(center, half, is_log, float(np.abs(numbers).max()))
-    return replace(shown, verdict=verdict, n=n, p=p, relative=relative, low=low, high=high)
-
-
-def _of_samples(shown: Change, rule: Rule, a: np.ndarray, b: np.ndarray) -> Change:
-    """Judge two sets of repetitions."""
-    is_log = bool((a > 0).all() and (b > 0).all())
-    scale = float(max(np.abs(a).max(), np.abs(b).max()))
-    if is_log:
-        a, b = np.log(a), np.log(b)
-    center = float(stats.trim_mean(b, TRIM) - stats.trim_mean(a, TRIM))
-    test = stats.ttest_ind(b, a, equal_var=False, trim=TRIM)
-    half = float(stats.t.ppf(0.975, test.df) * abs(center / test.statistic)) if test.statistic else math.nan
-    p = float(test.pvalue) if math.isfinite(test.pvalue) else float(center == 0)
-    relative, low, high = _ends(center, half, is_log, scale)
-    verdict = _direction(rule, center)
-    return replace(shown, verdict=verdict, n=min(len(a), len(b)), p=p, relative=relative, low=low, high=high)
-
-
-def _ends(center: float, half: float, is_log: bool, scale: float) -> list[float]:
-    """Turn a difference and its interval into relative ones."""
-    return [math.expm1(end) if is_log else end / scale for end in (center, center - half, center + half)]

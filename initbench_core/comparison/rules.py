@@ -14,6 +14,7 @@ class Rule:
         is_exact: the number has no noise, and any change of it is one.
         is_compared: False for what is measured once and all noise.
         is_of_the_machine: another machine gives another number, so that two machines are not compared by it.
+        drifts: runs of the same code differ by more than the repetitions within a run show, as times do.
         reference: what was measured in turns with it, within the same trial; the ratio to it is compared, for what
             slows the whole machine slows both. Groups of `names` may stand in it, as "\\\\1".
     """
@@ -23,22 +24,28 @@ class Rule:
     is_exact: bool = False
     is_compared: bool = True
     is_of_the_machine: bool = False
+    drifts: bool = False
     reference: str | None = None
+
+
+def _time(names: str, better: str | None = None, *, reference: str | None = None) -> Rule:
+    return Rule(names, better, is_of_the_machine=True, drifts=True, reference=reference)
 
 
 # The first that fits counts.
 RULES = (
     # Times of the project's own implementations beside eager PyTorch's; all others are there to compare with.
-    Rule(r"time\[(\w+), fused_\w+\]", "lower", is_of_the_machine=True, reference=r"time[\1, eager]"),
-    Rule(r"fill_ms", "lower", is_of_the_machine=True, reference="torch_ms"),
-    Rule(r"(time|wall_time)\[.*\]|torch_ms|threads|target", is_of_the_machine=True),
+    _time(r"time\[(\w+), fused_\w+\]", "lower", reference=r"time[\1, eager]"),
+    _time(r"fill_ms", "lower", reference="torch_ms"),
+    _time(r"(time|wall_time)\[.*\]|torch_ms"),
+    Rule(r"threads|target", is_of_the_machine=True),
     # Taken once in each training, which may run beside others.
     Rule(r"first_call\[.*\]|train_seconds|seconds_to_target|samples_per_second", is_compared=False),
     Rule(r"(kept|peak)\[(.*, )?fused_\w+\]", "lower", is_exact=True),
     Rule(r"registers|(spill|shared)_bytes|accesses|(launches|bytes_per_element)(\[.*\])?", "lower", is_exact=True),
     Rule(r"(tile_)?access_bits", "higher", is_exact=True),
-    Rule(r"(.*_)?(ns|us|ms|seconds)", "lower", is_of_the_machine=True),
-    Rule(r"(.*_)?(gbps|per_second|speed_?up)", "higher", is_of_the_machine=True),
+    _time(r"(.*_)?(ns|us|ms|seconds)", "lower"),
+    _time(r"(.*_)?(gbps|per_second|speed_?up)", "higher"),
     Rule(r"(.*_)?mib|peak_.*", "lower", is_of_the_machine=True),
     Rule(r"(steps|epochs)_to_.*", "lower"),
     # What was computed from the data alone, not reached by training.

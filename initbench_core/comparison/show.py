@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from initbench_core.comparison.judgement import Change
+from initbench_core.comparison.limits import limits
 from initbench_core.comparison.sources import Run
 from initbench_core.presentation.tables import markdown
 
@@ -32,13 +33,14 @@ def show(runs: Sequence[tuple[Run, Run]], changes: Sequence[Change], form: str) 
     )
     if form == "json":
         counts = {verdict: sum(change.verdict == verdict for change in changes) for verdict in (*VERDICTS, "same")}
-        body = {"compared": len(changes), **counts, "changes": [_plain(change) for change in standing]}
+        noise = [dataclasses.asdict(limit) for limit in limits(changes)]
+        body = {"compared": len(changes), **counts, "changes": [*map(_plain, standing)], "limits": noise}
         print(json.dumps(body, indent=2, allow_nan=False))
         return
     worse = sum(change.verdict == "worse" for change in standing)
     shown = standing[: max(SHOWN, worse)]
     rest = f"and {len(standing) - len(shown)} more: --format json lists all" if len(shown) < len(standing) else ""
-    lines = [*versions(runs), *([rest] if rest else []), summary(changes)]
+    lines = [*versions(runs), *([rest] if rest else []), *map(str, limits(changes)), summary(changes)]
     if form == "markdown":
         table = [markdown(pd.DataFrame(map(_row, shown), columns=list(HEADINGS)))] if shown else []
         print("\n\n".join([*table, *lines]))
@@ -96,5 +98,6 @@ def _table(changes: Sequence[Change]) -> Table:
 
 
 def _plain(change: Change) -> dict[str, object]:
-    body = dataclasses.asdict(change)
+    body = dataclasses.asdict(dataclasses.replace(change, rule=None, difference=None))
+    del body["rule"], body["difference"]
     return {name: None if isinstance(x, float) and not math.isfinite(x) else x for name, x in body.items()}
