@@ -10,14 +10,16 @@ def check_positive(options: object, *names: str) -> None:
 
     Args:
         options: what argparse returned.
-        names: of its numbers.
+        names: of its numbers, and of lists of them.
 
     Raises:
         UserError: one is below 1.
     """
     for name in names:
-        if (number := getattr(options, name)) < 1:
-            raise UserError(f"--{name.replace('_', '-')} {number}: give a number of at least 1")
+        given = getattr(options, name)
+        for number in given if isinstance(given, list) else [given]:
+            if number < 1:
+                raise UserError(f"--{name.replace('_', '-')} {number}: give a number of at least 1")
 
 
 def check_fits(what: str, num_bytes: int) -> None:

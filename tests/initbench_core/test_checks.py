@@ -24,7 +24,6 @@ from initbench_core.comparison.sources import pairs
 from initbench_core.measurement import contest
 from initbench_core.measurement.roofline import FUSED_PASSES, floor_ms
 from initbench_core.measurement.shapes import Shape
-from initbench_core.measurement.timing import Estimate
 from initbench_core.networks.implementations import IMPLEMENTATIONS
 from initbench_core.presentation import speed
 from initbench_core.presentation.report import write_report
@@ -272,42 +271,74 @@ def test_cpu_check_of_a_wrong_result(monkeypatch: pytest.MonkeyPatch, capsys: py
     assert output.count("  not measured") == 2
 
 
-def test_training_together_is_timed(capsys: pytest.CaptureFixture[str]) -> None:
-    """Both ways are run, and the target decides on the exit status."""
+SMALL_STACK = ("--device=cpu", "--rounds=2", "--epochs=1", "--seeds=2", "--width=8")
+
+
+@pytest.fixture
+def threads_kept() -> Iterator[None]:
     threads = torch.get_num_threads()
-    small = "--device=cpu", "--rounds=2", "--epochs=1", "--seeds=2", "--width=8", "--depth=1"
-    try:
-        status = together_check.main(list(small))
-    finally:
-        torch.set_num_threads(threads)
-    printed = capsys.readouterr().out
-    assert "one by one" in printed
-    assert printed.strip().endswith(": met" if status == 0 else (": missed", ": undecided"))
+    yield
+    torch.set_num_threads(threads)
 
 
+@pytest.mark.usefixtures("threads_kept")
+def test_training_together_is_timed(capsys: pytest.CaptureFixture[str]) -> None:
+    """Both ways are run at every depth, and the targets decide on the exit status."""
+    status = together_check.main([*SMALL_STACK, "--seconds=1", "--depth", "1", "2"])
+    first, second, mean = capsys.readouterr().out.splitlines()[2:]
+    assert (first.split()[0], second.split()[0]) == ("1", "2")
+    verdicts = {line.split()[-1] for line in (first, second)}
+    assert verdicts <= {"met", "missed", "undecided"}
+    assert (status == 0) == (verdicts == {"met"})
+    assert mean.startswith("geometric mean: ")
+
+
+def ratios_between(low: float, high: float) -> np.ndarray:
+    """Invent times of 20 rounds whose ratios are one end as often as the other: the ends of the interval."""
+    return np.array([[low, high] * 10, [1.0] * 20])
+
+
+@pytest.mark.usefixtures("threads_kept")
 @pytest.mark.parametrize(
-    ("low", "high", "verdict", "status"), [(2.0, 2.2, "met", 0), (1.9, 2.2, "undecided", 1), (1.7, 1.9, "missed", 1)]
+    ("second", "verdict", "status"),
+    [((2.0, 2.2), "met", 0), ((1.9, 2.2), "undecided", 1), ((1.7, 1.9), "missed", 1)],
 )
 def test_the_interval_decides_whether_training_together_is_fast_enough(
-    low: float,
-    high: float,
+    second: tuple[float, float],
     verdict: str,
     status: int,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Not the median, which is above the target in the first two."""
-    monkeypatch.setattr(together_check, "measure", lambda *_, **__: Estimate((low + high) / 2, low, high, 20))
-    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
-    assert together_check.main(["--device=cpu"]) == status
-    assert capsys.readouterr().out.strip().endswith(f"target 2: {verdict}")
+    """Not the median, which is above the target in the first two; and every depth counts, whatever the mean is."""
+    times = {3: ratios_between(4.0, 4.0), 8: ratios_between(*second)}
+    monkeypatch.setattr(together_check, "times_ms", lambda *_, depth, **__: times[depth])
+    assert together_check.main(["--device=cpu", "--depth", "3", "8"]) == status
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[-1] for line in lines[2:4]] == ["met", verdict]
+    assert float(lines[4].split()[2]) > 2
+
+
+@pytest.mark.usefixtures("threads_kept")
+def test_rounds_go_on_until_training_together_is_decided(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Or until the time is over."""
+    sittings = iter([ratios_between(1.9, 2.2), ratios_between(2.1, 2.2)])
+    monkeypatch.setattr(together_check, "paired_times_ms", lambda *_, **__: next(sittings))
+    assert together_check.main([*SMALL_STACK, "--depth", "3"]) == 0
+    assert capsys.readouterr().out.splitlines()[2].split()[-2:] == ["40", "met"]
+    monkeypatch.setattr(together_check, "paired_times_ms", lambda *_, **__: ratios_between(1.9, 2.2))
+    assert together_check.main([*SMALL_STACK, "--depth", "3", "--seconds=1"]) == 1
+    assert capsys.readouterr().out.splitlines()[2].endswith("undecided")
 
 
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
-        (["--width", "99999999"], "10 networks of width 99999999 and depth 3: needs 2,400,009,"),
+        (["--width", "99999999", "--depth", "2", "3"], "10 networks of width 99999999 and depth 3: needs 2,400,009,"),
         (["--seeds", "0"], "--seeds 0: give a number of at least 1"),
+        (["--depth", "3", "0"], "--depth 0: give a number of at least 1"),
     ],
 )
 def test_training_together_refuses_in_one_line(
