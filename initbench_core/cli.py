@@ -93,7 +93,9 @@ def run(
             show_default="a cluster of this machine alone",
         ),
     ] = None,
-    cpus_per_trial: Annotated[int, typer.Option(min=1, help="Ray: cores of a trial, and its threads.")] = 1,
+    cpus_per_trial: Annotated[
+        int, typer.Option(min=1, max=100_000, help="Ray: cores of a trial, and its threads.")
+    ] = 1,
     gpus_per_trial: Annotated[
         float, typer.Option(min=0.0, help="Ray: GPUs of a trial; 0.25 puts four trials on each.")
     ] = 0.0,
