@@ -22,6 +22,8 @@ app = typer.Typer(
     help="Benchmarks of weight initialization and batch normalization in PyTorch.",
     add_completion=False,
     no_args_is_help=True,
+    # Paragraphs are filled to the terminal's width; the default keeps the ends of the lines below.
+    rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
 
