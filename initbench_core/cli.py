@@ -22,6 +22,8 @@ app = typer.Typer(
     help="Benchmarks of weight initialization and batch normalization in PyTorch.",
     add_completion=False,
     no_args_is_help=True,
+    # Paragraphs are filled to the terminal's width; the default keeps the ends of the lines below.
+    rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
 
@@ -93,7 +95,9 @@ def run(
             show_default="a cluster of this machine alone",
         ),
     ] = None,
-    cpus_per_trial: Annotated[int, typer.Option(min=1, help="Ray: cores of a trial, and its threads.")] = 1,
+    cpus_per_trial: Annotated[
+        int, typer.Option(min=1, max=100_000, help="Ray: cores of a trial, and its threads.")
+    ] = 1,
     gpus_per_trial: Annotated[
         float, typer.Option(min=0.0, help="Ray: GPUs of a trial; 0.25 puts four trials on each.")
     ] = 0.0,

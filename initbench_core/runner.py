@@ -1,5 +1,6 @@
 """The main job: run experiments into a results folder, draw them, report them."""
 
+import os
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -172,5 +173,11 @@ def _check(profile: str, device: str, backend: str, data: DataSource) -> None:
         raise UserError(f"--dataset {data.dataset} needs --data-dir, the folder it is in, or --download as well")
     if data.download and data.folder is None:
         raise UserError("--download needs --data-dir, the folder to fetch data sets into")
-    if data.folder is not None and not data.download and not data.folder.is_dir():
+    if data.folder is None:
+        return
+    # These of os.path take a name that no system allows for one that is not there; those of Path raise.
+    there = next(path for path in (data.folder, *data.folder.parents) if os.path.exists(path))
+    if not os.path.isdir(there):
+        raise UserError(f"--data-dir {data.folder}: {there} is a file; name a folder")
+    if not data.download and there != data.folder:
         raise UserError(f"--data-dir {data.folder} is no folder: name the one with the data sets, or add --download")

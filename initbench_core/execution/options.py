@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from initbench_core.errors import UserError
 
 EXECUTORS = ("local", "ray")
+LEAST_GPU = 0.0001
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Options:
         executor: "local", or "ray" for a Ray cluster.
         address: of the Ray cluster, as HOST:PORT or "auto"; None starts one on this machine.
         cpus_per_trial: cores of a trial on Ray, and its threads.
-        gpus_per_trial: GPUs of a trial on Ray; a fraction shares one.
+        gpus_per_trial: GPUs of a trial on Ray; a fraction of one, not below 0.0001, shares it.
     """
 
     jobs: int | None = 1
@@ -43,6 +44,10 @@ class Options:
             raise UserError("--jobs is of --executor local: Ray runs as many trials as fit its cluster")
         if self.executor == "local" and (self.address or self.gpus_per_trial or self.cpus_per_trial != 1):
             raise UserError("--address, --cpus-per-trial and --gpus-per-trial need --executor ray")
+        gpus = self.gpus_per_trial
+        # Ray's own rules: it divides one GPU, into at most 10,000 parts.
+        if gpus and not (LEAST_GPU <= gpus <= 1 or gpus.is_integer()):
+            raise UserError(f"--gpus-per-trial {gpus:g}: give a fraction from {LEAST_GPU} to 1, or a whole number")
 
 
 def cores() -> int:

@@ -39,6 +39,15 @@ from tests.cli.command import Call
         (("run", "overflow", "--executor", "ray", "--address", "127.0.0.1:9"), "no Ray cluster answers at 127.0.0.1:9"),
         (("run", "overflow", "--address", "127.0.0.1:6379"), "need --executor ray"),
         (("run", "overflow", "--executor", "ray", "--device", "cpu", "--gpus-per-trial", "1"), "needs no GPUs"),
+        (("run", "overflow", "--data-dir", "x" * 300), "is no folder"),
+        (("run", "overflow", "--data-dir", __file__), f"--data-dir {__file__}: {__file__} is a file; name a folder"),
+        (("run", "overflow", "--data-dir", __file__, "--download"), f"{__file__} is a file; name a folder"),
+        (("run", "overflow", "--data-dir", f"{__file__}/data", "--download"), f"{__file__} is a file; name a folder"),
+        (("run", "overflow", "--executor", "ray", "--cpus-per-trial", "1" * 400), "--cpus-per-trial"),
+        *[
+            (("run", "overflow", "--executor", "ray", "--gpus-per-trial", gpus), "give a fraction from 0.0001 to 1, or")
+            for gpus in ("inf", "0.00001", "1.5")
+        ],
         (("plot", "nothing"), "no experiment 'nothing'"),
         (("rum",), "No such command"),
     ],

@@ -2,6 +2,7 @@
 
 import resource
 import subprocess
+from itertools import pairwise
 from pathlib import Path
 
 from initbench_core.experiments import names
@@ -17,6 +18,21 @@ def test_help_answers_at_once() -> None:
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     assert min(seconds) < 0.5
+
+
+def test_help_fills_the_lines_of_a_terminal() -> None:
+    for command in ("run", "plot", "report", "compare"):
+        done = subprocess.run(
+            [*COMMAND, command, "--help"],
+            check=True,
+            capture_output=True,
+            encoding="utf-8",
+            env=ENVIRONMENT | {"COLUMNS": "80", "PYTHONUTF8": "1"},
+        )
+        prose = [line.strip() for line in done.stdout.partition("╭")[0].splitlines()]
+        for line, following in pairwise(prose):
+            if line and following:
+                assert len(f"{line} {following.split()[0]}") > 76, f"{following!r} could begin in the line before"
 
 
 def test_list_names_every_experiment(call: Call) -> None:
