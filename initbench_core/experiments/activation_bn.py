@@ -28,9 +28,10 @@ from initbench_core.networks.gains import exact_gain
 from initbench_core.networks.initializers import scale_weights_
 from initbench_core.networks.models import NORM_PLACES, mlp
 from initbench_core.presentation import plots
+from initbench_core.presentation.censored import restricted_mean
 from initbench_core.presentation.curves import loss_panels
 from initbench_core.presentation.finding import Finding
-from initbench_core.presentation.statistics import interval, restricted_mean, separates, spread, wilson
+from initbench_core.presentation.statistics import interval, separates, spread, wilson
 from initbench_core.presentation.story import Claim
 from initbench_core.records.frame import per_trial, tidy
 from initbench_core.records.schema import Emission, Record
@@ -142,8 +143,7 @@ def table(records: Sequence[Record]) -> pd.DataFrame:
     frame, numbers, budget, rows = per_trial(records), tidy(records), _budget(records), []
     for activation in ACTIVATIONS:
         for norm in NORM_PLACES:
-            cell = _cell(frame, activation, norm)
-            gain = interval(_gain(frame, activation, norm))
+            cell, gain = _cell(frame, activation, norm), interval(_gain(frame, activation, norm))
             arm = numbers[(numbers["activation"] == activation) & (numbers["norm"] == norm)]
             backward = _geometric(arm, "backward_factor")
             rows.append(

@@ -34,10 +34,11 @@ from initbench_core.networks.initializers import scale_weights_
 from initbench_core.networks.models import mlp
 from initbench_core.networks.theory import he_log_law, truncated_normal_variance
 from initbench_core.presentation import plots
+from initbench_core.presentation.censored import restricted_mean, steps_ratio
 from initbench_core.presentation.curves import survival_curves, theory_in_legend
 from initbench_core.presentation.finding import Finding
 from initbench_core.presentation.signs import signs
-from initbench_core.presentation.statistics import bootstrap_ratio, interval, restricted_mean, separation, wilson
+from initbench_core.presentation.statistics import interval, wilson
 from initbench_core.presentation.story import Claim
 from initbench_core.records.frame import per_trial
 from initbench_core.records.schema import Emission, Record, scalar
@@ -133,8 +134,8 @@ def table(records: Sequence[Record]) -> pd.DataFrame:
     cells, rows, seen = list(_cells(records)), [], signs(records, "depth", "init")
     budget = _last(records)["epochs"]
     for depth, init, cell in cells:
-        wide = pd.DataFrame({i: c.set_index("seed")["epochs_to_target"] for d, i, c in cells if d == depth})
-        compared = separation(wide, REFERENCE, budget=budget).set_index("configuration")
+        (theirs,) = (c["epochs_to_target"] for d, i, c in cells if (d, i) == (depth, REFERENCE))
+        ratio = steps_ratio(cell["epochs_to_target"], theirs, budget)
         growth = interval(cell["length_growth"], log=True)
         rows.append(
             {
@@ -146,8 +147,8 @@ def table(records: Sequence[Record]) -> pd.DataFrame:
                 "outcomes": ", ".join(sorted(set(cell["outcome"]))),
                 "reached 20% (95% Wilson)": f"{wilson(_reached(cell), len(cell)):.2f}",
                 "epochs": f"{restricted_mean(cell['epochs_to_target'], budget):.1f}",
-                "times He normal's": np.nan if init == REFERENCE else compared[f"ratio to {REFERENCE}"][init],
-                "separated from it": "-" if init == REFERENCE else compared["separated"][init],
+                "times He normal's": "-" if init == REFERENCE else f"{ratio:.3g}",
+                "separated from it": "-" if init == REFERENCE else ratio.separated,
             }
             | seen[depth, init]
         )
@@ -221,11 +222,10 @@ def claims(records: Sequence[Record]) -> Iterator[Claim]:
     yield Claim(
         "initialization",
         f"He truncated without correction against He ({where}): times as many epochs to {TARGET:.0%}",
-        bootstrap_ratio(truncated, whole, budget=config["epochs"]),
+        steps_ratio(truncated, whole, config["epochs"]),
         len(whole),
         "more: Hanin & Rolnick 2018, figure 1",
         ".2f",
-        is_ratio=True,
     )
 
 

@@ -26,8 +26,8 @@ from initbench_core.errors import check_choice, choose
 from initbench_core.networks.initializers import initialize_layers_
 from initbench_core.networks.models import mlp
 from initbench_core.presentation import plots
+from initbench_core.presentation.censored import censored_ratio, restricted_mean, steps_ratio
 from initbench_core.presentation.finding import Finding
-from initbench_core.presentation.statistics import bootstrap_ratio, ratio_text, restricted_mean
 from initbench_core.records.frame import per_trial
 from initbench_core.records.schema import Emission, Record, scalar
 from initbench_core.training.data import Data, Split
@@ -143,9 +143,8 @@ def findings(records: Sequence[Record]) -> Iterator[str]:
     savings = []
     for model in MODELS:
         steps = wide["steps_to_target"][model]
-        ratio = bootstrap_ratio(steps["raw"], steps["standardized"], budget=budget)
-        least = "at least " if np.isinf(steps["raw"]).any() else ""
-        savings.append(f"{least}{ratio_text(ratio, '.1f')} for the {model} model")
+        ratio = steps_ratio(steps["raw"], steps["standardized"], budget)
+        savings.append(f"{ratio:.1f} for the {model} model")
     yield Finding(
         f"Steps to the target with raw inputs over those with standardized ones: {', '.join(savings)}; "
         f"n = {len(wide)} paired seeds.",
@@ -155,9 +154,13 @@ def findings(records: Sequence[Record]) -> Iterator[str]:
         steps = wide["steps_to_target"][model]
         parts = [f"{inputs} {restricted_mean(steps[inputs], budget):.0f}" for inputs in ARMS]
         yield f"Steps of the {model} model to the target at its best rate: {', '.join(parts)}."
-    rates = wide["largest_stable_rate"]
-    ratios = {model: bootstrap_ratio(rates[model, "standardized"], rates[model, "raw"]) for model in MODELS}
-    parts = [f"{ratio_text(ratio, '.1f')} for the {model} model" for model, ratio in ratios.items()]
+    # The largest of all rates may not be the largest stable one; where none of them was, that one is smaller.
+    rates = wide["largest_stable_rate"].replace(RATES[-1], np.inf).fillna(0.0)
+    parts = []
+    for model in MODELS:
+        standardized, raw = (rates[model, inputs] for inputs in ("standardized", "raw"))
+        ratio = censored_ratio(standardized, raw, lowest=RATES[0], highest=RATES[-1])
+        parts.append(f"{ratio:.1f} for the {model} model")
     yield (
         f"Standardized inputs multiply the largest stable learning rate by {' and '.join(parts)}, of rates a factor of "
         f"{RATES[1] / RATES[0]:.1f} apart; n = {len(rates)} paired seeds."

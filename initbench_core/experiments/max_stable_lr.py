@@ -7,7 +7,7 @@ digits) the training has neither diverged nor stalled, by the suite's own defini
 than the constant predictor's. The search descends from 16 by factors of 4 to the first rate that works and bisects the
 logarithm from there, to half an octave, a factor of 1.4 (a quarter in the full profile): no interval can be finer. It
 starts from above because the rates that work form an interval: far below it a training is stable but learns nothing. A
-configuration in which no rate works counts as the lowest rate tried, and every ratio to it as "at least".
+configuration in which no rate works counts as the lowest rate tried, and every ratio to it is told as a bound.
 
 Expected: BatchNorm before the ReLU adds a decade or more, and most where there is depth: without it the largest rate
 falls with depth, with it it hardly moves. With BatchNorm the loss does not depend on the scale of the weights, and
@@ -28,8 +28,9 @@ from torch import nn
 
 from initbench_core.networks.models import NORM_PLACES, mlp
 from initbench_core.presentation import plots
+from initbench_core.presentation.censored import Ratio, censored_ratio
 from initbench_core.presentation.finding import Finding
-from initbench_core.presentation.statistics import Interval, bootstrap_ratio, interval, is_parity, ratio_text
+from initbench_core.presentation.statistics import interval
 from initbench_core.presentation.story import Claim
 from initbench_core.records.frame import per_trial
 from initbench_core.records.schema import Emission, Measurement, Outcome, Record, scalar
@@ -122,44 +123,45 @@ def _network(config: Config, setting: Setting, inputs: int) -> nn.Module:
 
 
 def _rates(records: Sequence[Record]) -> pd.DataFrame:
-    """A row per seed, a column per (depth, init, norm); a search that found nothing counts as the lowest rate tried."""
+    """A row per seed, a column per (depth, init, norm); 0 where no rate works, inf where the highest one does."""
     frame = per_trial(records)
-    frame["largest_rate"] = frame["largest_rate"].clip(lower=2**LOWEST)
+    frame["largest_rate"] = frame["largest_rate"].replace(2**HIGHEST, math.inf)
     return frame.pivot(index="seed", columns=["depth", "init", "norm"], values="largest_rate")
 
 
-def _is_censored(rates: pd.Series) -> pd.Series:
-    return rates <= 2**LOWEST
+def _counted(rates: pd.DataFrame) -> pd.DataFrame:
+    """Let a rate beyond those searched count as the last one that was."""
+    return rates.clip(2**LOWEST, 2**HIGHEST)
 
 
-def _gain(rates: pd.DataFrame, depth: int, init: str, norm: str) -> tuple[Interval, str]:
-    """Return how many times the rate without BatchNorm the one with it is, and "at least " where it is a bound."""
-    plain = rates[depth, init, "none"]
-    return bootstrap_ratio(rates[depth, init, norm], plain), "at least " if _is_censored(plain).any() else ""
+def _ratio(a: pd.Series, b: pd.Series) -> Ratio:
+    return censored_ratio(a, b, lowest=2**LOWEST, highest=2**HIGHEST)
+
+
+def _gain(rates: pd.DataFrame, depth: int, init: str, norm: str) -> Ratio:
+    """Return how many times the rate without BatchNorm the one with it is."""
+    return _ratio(rates[depth, init, norm], rates[depth, init, "none"])
 
 
 def table(records: Sequence[Record]) -> pd.DataFrame:
     """A row per configuration: the rate (geometric mean), and its paired ratio to no BatchNorm."""
     rates = _rates(records)
-    rows = []
+    counted, rows = _counted(rates), []
     depths = sorted(set(rates.columns.get_level_values("depth")))
     for depth, init, norm in itertools.product(depths, INITS, NORM_PLACES):
-        rate = interval(rates[depth, init, norm], log=True)
-        gain, bound = _gain(rates, depth, init, norm)
+        rate = interval(counted[depth, init, norm], log=True)
+        gain = _gain(rates, depth, init, norm)
         rows.append(
             {
                 "hidden layers": depth,
                 "init": init,
                 "BatchNorm": norm,
-                "largest rate": rate.center,
+                f"largest rate (none: {2**LOWEST:.2g})": rate.center,
                 "low": rate.low,
                 "high": rate.high,
-                "some rate works": f"{(~_is_censored(rates[depth, init, norm])).sum()} of {len(rates)}",
-                "times no BatchNorm": math.nan if norm == "none" else gain.center,
-                "low ": math.nan if norm == "none" else gain.low,
-                "high ": math.nan if norm == "none" else gain.high,
-                "a bound": "-" if norm == "none" else bound.strip() or "no",
-                "separated": "-" if norm == "none" else ("no" if is_parity(gain) else "yes"),
+                "some rate works": f"{(rates[depth, init, norm] > 0).sum()} of {len(rates)}",
+                "times no BatchNorm": "-" if norm == "none" else f"{gain:.3g}",
+                "separated": "-" if norm == "none" else gain.separated,
                 "n": len(rates),
             }
         )
@@ -171,8 +173,7 @@ def findings(records: Sequence[Record]) -> Iterator[str]:
     rates = _rates(records)
     depths = sorted(set(rates.columns.get_level_values("depth")))
     data = described(str(records[0].config["data"]))
-    gains = [(depth, *_gain(rates, depth, "kaiming_normal", "before")) for depth in reversed(depths)]
-    factors = [f"{bound}{ratio_text(gain, '.3g')} at {depth}" for depth, gain, bound in gains]
+    factors = [f"{_gain(rates, depth, 'kaiming_normal', 'before'):.3g} at {depth}" for depth in reversed(depths)]
     yield Finding(
         f"With Kaiming's weights BatchNorm before the ReLU multiplies the largest learning rate that learns on {data} "
         f"by {', '.join(factors)} hidden layers; n = {len(rates)} pairs.",
@@ -181,19 +182,18 @@ def findings(records: Sequence[Record]) -> Iterator[str]:
     for depth in reversed(depths):
         parts = []
         for init in INITS:
-            gain, bound = _gain(rates, depth, init, "before")
-            decades = "" if is_parity(gain) else f" ({bound}{math.log10(gain.center):.1f} decades)"
-            parts.append(f"{bound}{ratio_text(gain, '.3g')} for {init}{decades}")
+            gain = _gain(rates, depth, init, "before")
+            decades = gain._replace(center=math.log10(gain.center)).brief(".1f")
+            parts.append(f"{gain:.3g} for {init}" + (f" ({decades} decades)" if gain.separated == "yes" else ""))
         yield (
             f"At {depth} hidden layers BatchNorm before the ReLU multiplies the largest learning rate that learns on "
             f"{data} by {', '.join(parts)}; n = {len(rates)} paired seeds."
         )
     shallow, deep = depths[0], depths[-1]
     for norm, name in NAMES.items():
-        change = bootstrap_ratio(rates[deep, "kaiming_normal", norm], rates[shallow, "kaiming_normal", norm])
+        change = _ratio(rates[deep, "kaiming_normal", norm], rates[shallow, "kaiming_normal", norm])
         yield (
-            f"Kaiming's weights, {name}: the largest rate at {deep} hidden layers over that at {shallow}: "
-            f"{ratio_text(change, '.3g')}."
+            f"Kaiming's weights, {name}: the largest rate at {deep} hidden layers over that at {shallow}: {change:.3g}."
         )
 
 
@@ -202,15 +202,14 @@ def claims(records: Sequence[Record]) -> Iterator[Claim]:
     rates = _rates(records)
     depth = max(rates.columns.get_level_values("depth"))
     data = described(str(records[0].config["data"]))
-    gain, bound = _gain(rates, depth, "kaiming_normal", "before")
+    gain = _gain(rates, depth, "kaiming_normal", "before")
     yield Claim(
-        "batch_norm_adds" if gain.low > 1 else "batch_norm_does_not_help",
+        "batch_norm_adds" if gain.is_above else "batch_norm_does_not_help",
         f"At {depth} layers with Kaiming's weights BatchNorm multiplies the largest learning rate that learns on "
-        f"{data} by {bound}this factor",
+        f"{data} by this factor",
         gain,
         len(rates),
         "a decade or more (Bjorck et al. 2018)",
-        is_ratio=True,
     )
 
 
@@ -223,16 +222,16 @@ def figures(records: Sequence[Record]) -> Mapping[str, Figure]:
         1, len(depths), title=f"Largest learning rate that learns: {data}, {len(rates)} seeds",
         width=max(9.0, 3.2 * len(depths)), height=3.4, sharey=True, sharex=True, squeeze=False,
     )  # fmt: skip
-    left = float(rates.where(rates > 2**LOWEST).min().min()) / 8
+    counted, left = _counted(rates), float(rates.where(rates > 0).min().min()) / 8
     for panel, depth in zip(axes[0], depths, strict=True):
         for k, (norm, name) in enumerate(NAMES.items()):
             at = np.arange(len(INITS)) + 0.22 * (k - 1)
-            rows = [interval(rates[depth, init, norm], log=True) for init in INITS]
+            rows = [interval(counted[depth, init, norm], log=True) for init in INITS]
             center, low, high = (np.array(column) for column in zip(*rows, strict=True))
             ends = np.nan_to_num(np.abs(np.stack([center - low, high - center])))
             panel.errorbar(center, at, xerr=ends, fmt="o", ms=7, capsize=3, color=plots.CYCLE[k], label=name)
             for y, init in zip(at, INITS, strict=True):
-                missed = int(_is_censored(rates[depth, init, norm]).sum())
+                missed = int((rates[depth, init, norm] == 0).sum())
                 if missed:
                     text = f"no rate works for {missed} of {len(rates)}"
                     panel.plot([left], [y], "<", color=plots.CYCLE[k], ms=7, clip_on=False)

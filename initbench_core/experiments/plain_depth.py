@@ -30,11 +30,12 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from initbench_core.networks.models import NORM_PLACES, mlp, mlp_weights
+from initbench_core.presentation.censored import restricted_mean, steps_ratio
 from initbench_core.presentation.depth_findings import Cells, by_accuracy, by_steps, change, changes, reached
 from initbench_core.presentation.depth_study import PLACES, curves, outcome_maps, propagation, step_maps
 from initbench_core.presentation.finding import Finding
 from initbench_core.presentation.signs import signs
-from initbench_core.presentation.statistics import bootstrap_ratio, interval, restricted_mean, separates, wilson
+from initbench_core.presentation.statistics import interval, wilson
 from initbench_core.presentation.story import Claim
 from initbench_core.records.frame import per_trial, tidy
 from initbench_core.records.schema import Emission, Measurement, Record
@@ -164,13 +165,14 @@ def table(records: Sequence[Record]) -> pd.DataFrame:
         row: dict[str, Any] = {"depth": depth, "initializer": init, "BatchNorm": norm, "n": len(cell)}
         if cell["epochs"].iloc[0]:
             steps, theirs = (c["steps_to_target"] for c in (cell, cells[depth, "kaiming_normal", "none"]))
-            ratio = bootstrap_ratio(steps, theirs, budget=_budget(cell))
+            ratio = steps_ratio(steps, theirs, _budget(cell))
+            is_reference = (init, norm) == ("kaiming_normal", "none")
             row |= {
                 "outcomes": ", ".join(sorted(set(cell["outcome"]))),
                 "trained (95% Wilson)": f"{wilson(reached(cell), len(cell)):.2f}",
                 "steps to 70%": f"{restricted_mean(steps, _budget(cell)):.0f}",
-                "times Kaiming's without": ratio.center,
-                "separated": "yes" if separates(ratio, 1.0) else "no",
+                "times Kaiming's without": "-" if is_reference else f"{ratio:.3g}",
+                "separated": "-" if is_reference else ratio.separated,
                 "best validation accuracy": cell["best_validation_accuracy"].mean(),
             }
         for way in ("forward", "backward"):

@@ -25,9 +25,10 @@ from torch import nn
 from initbench_core.networks.activations import Activation
 from initbench_core.networks.models import mlp
 from initbench_core.presentation import plots
+from initbench_core.presentation.censored import restricted_mean, steps_ratio
 from initbench_core.presentation.finding import Finding
 from initbench_core.presentation.signs import signs
-from initbench_core.presentation.statistics import bootstrap_ratio, interval, restricted_mean, spread, verdict, wilson
+from initbench_core.presentation.statistics import interval, spread, verdict, wilson
 from initbench_core.presentation.story import Claim
 from initbench_core.records.frame import per_trial, tidy
 from initbench_core.records.schema import Emission, Measurement, Record
@@ -187,17 +188,16 @@ def claims(records: Sequence[Record]) -> Iterator[Claim]:
     """What BatchNorm changes in steps, from each initializer."""
     arms, budget, data = _arms(records), _budget(records), described(str(records[0].config["data"]))
     for init in INITS:
-        pair = [arms[init, norm]["steps_to_target"] for norm in ("none", "before")]
-        ratio = bootstrap_ratio(*pair, budget=budget)
+        without, with_it = (arms[init, norm]["steps_to_target"] for norm in ("none", "before"))
+        ratio = steps_ratio(without, with_it, budget)
         yield Claim(
-            "batch_norm_adds" if ratio.low > 1 else "batch_norm_does_not_help",
+            "batch_norm_adds" if ratio.is_above else "batch_norm_does_not_help",
             f"3 x 100 sigmoid from {init} ({data}): times as many steps to {TARGET:.0%} without BatchNorm as with it "
             f"(budget {budget} steps)",
             ratio,
-            len(pair[0]),
+            len(without),
             "above 1: Ioffe & Szegedy 2015, figure 1",
             ".2f",
-            is_ratio=True,
         )
 
 

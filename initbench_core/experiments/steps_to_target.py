@@ -24,16 +24,10 @@ from matplotlib.figure import Figure
 
 from initbench_core.networks.models import plain_cnn
 from initbench_core.presentation import curves, plots
+from initbench_core.presentation.censored import Ratio, restricted_mean, steps_ratio
 from initbench_core.presentation.finding import Finding
 from initbench_core.presentation.signs import signs
-from initbench_core.presentation.statistics import (
-    Interval,
-    bootstrap_ratio,
-    is_parity,
-    ratio_text,
-    restricted_mean,
-    wilson,
-)
+from initbench_core.presentation.statistics import wilson
 from initbench_core.presentation.story import Claim
 from initbench_core.records.frame import per_trial
 from initbench_core.records.schema import Emission, Record
@@ -106,13 +100,10 @@ def _steps(records: Sequence[Record]) -> tuple[pd.DataFrame, float]:
     return wide, steps_per_epoch * float(frame["epochs"].max())
 
 
-def _ratio(records: Sequence[Record], arm: tuple[str, int]) -> tuple[Interval, str]:
-    """Return how many times fewer steps an arm needs than the baseline, and in words of what that is a bound."""
+def _ratio(records: Sequence[Record], arm: tuple[str, int]) -> Ratio:
+    """Return how many times fewer steps an arm needs than the baseline."""
     steps, budget = _steps(records)
-    ratio = bootstrap_ratio(steps[BASELINE], steps[arm], budget=budget)
-    censored = (bool(np.isinf(steps[BASELINE]).any()), bool(np.isinf(steps[arm]).any()))
-    words = {(False, False): "", (True, False): "at least ", (False, True): "at most ", (True, True): "both censored: "}
-    return ratio, words[censored]
+    return steps_ratio(steps[BASELINE], steps[arm], budget)
 
 
 def table(records: Sequence[Record]) -> pd.DataFrame:
@@ -121,21 +112,15 @@ def table(records: Sequence[Record]) -> pd.DataFrame:
     outcomes = per_trial(records).groupby(["norm", "times"])["outcome"]
     rows, seen = [], signs(records, "norm", "times")
     for arm in ARMS:
-        mean = restricted_mean(steps[arm], budget)
-        ratio, _ = _ratio(records, arm)
+        ratio = _ratio(records, arm)
         is_baseline = arm == BASELINE
         rows.append(
             {
                 "arm": _name(*arm),
                 "learning rate": BASE_RATE * arm[1],
-                "reached": f"{mean.reached} of {mean.n}",
-                "steps (restricted mean)": mean.center,
-                "low": mean.low,
-                "high": mean.high,
-                "times fewer than the baseline": None if is_baseline else ratio.center,
-                "low ": None if is_baseline else ratio.low,
-                "high ": None if is_baseline else ratio.high,
-                "separated": "-" if is_baseline else ("no" if is_parity(ratio) else "yes"),
+                "steps (restricted mean)": f"{restricted_mean(steps[arm], budget):.0f}",
+                "times fewer than the baseline": "-" if is_baseline else f"{ratio:.2g}",
+                "separated": "-" if is_baseline else ratio.separated,
                 "published ratio": PUBLISHED_STEPS[BASELINE] / PUBLISHED_STEPS[arm] if arm in PUBLISHED_STEPS else None,
                 "outcomes": ", ".join(sorted(set(outcomes.get_group(arm)))),
             }
@@ -150,9 +135,8 @@ def findings(records: Sequence[Record]) -> Iterator[str]:
     data = described(str(records[0].config["data"]))
     parts = []
     for arm in ARMS[2:]:
-        ratio, bound = _ratio(records, arm)
         published = PUBLISHED_STEPS[BASELINE] / PUBLISHED_STEPS[arm]
-        parts.append(f"{bound}{ratio_text(ratio, '.2g')} at rate x{arm[1]} (published {published:.2g})")
+        parts.append(f"{_ratio(records, arm):.2g} at rate x{arm[1]} (published {published:.2g})")
     yield Finding(
         f"How many times fewer steps than the baseline BatchNorm needs to {TARGET:.0%} on {data}: {', '.join(parts)}; "
         f"n = {len(steps)} pairs.",
@@ -169,19 +153,16 @@ def claims(records: Sequence[Record]) -> Iterator[Claim]:
     """The gain at five times the rate, and what the rate alone does."""
     steps, _ = _steps(records)
     data = described(str(records[0].config["data"]))
-    ratio, bound = _ratio(records, ("before", 5))
+    ratio = _ratio(records, ("before", 5))
     published = PUBLISHED_STEPS[BASELINE] / PUBLISHED_STEPS["before", 5]
-    # A bound from above shows no gain.
-    helps = ratio.low > 1 and bound in ("", "at least ")
     yield Claim(
-        "batch_norm_adds" if helps else "batch_norm_does_not_help",
-        f"A small CNN on {data} with BatchNorm at five times the rate reaches its target in {bound}this many times "
-        "fewer steps than without",
+        "batch_norm_adds" if ratio.is_above else "batch_norm_does_not_help",
+        f"A small CNN on {data} with BatchNorm at five times the rate reaches its target in this many times fewer "
+        "steps than without",
         ratio,
         len(steps),
         f"{published:.2g} for Inception on ImageNet (Ioffe & Szegedy 2015)",
         form=".2g",
-        is_ratio=True,
     )
     without, reached = (int(np.isfinite(steps[norm, 5]).sum()) for norm in ("none", "before"))
     helps = wilson(reached, len(steps)).low > wilson(without, len(steps)).high
@@ -214,12 +195,13 @@ def figures(records: Sequence[Record]) -> Mapping[str, Figure]:
         if not np.isfinite(steps[arm]).any():
             axes[1].annotate(f"target reached by 0 of {len(steps)}", (1.0, i), (6, -3), textcoords="offset points")
             continue
-        ratio, bound = _ratio(records, arm)
+        ratio = _ratio(records, arm)
         ends = np.nan_to_num(np.abs([[ratio.center - ratio.low], [ratio.high - ratio.center]]))
         color = plots.CYCLE[i + 1]
         axes[1].errorbar([ratio.center], [i], xerr=ends, fmt="o", ms=8, capsize=3, color=color)
-        text = f"{bound}{ratio.center:.2g}"
-        axes[1].annotate(text, (ratio.center, i), xytext=(0, 8), textcoords="offset points", ha="center", fontsize=9)
+        axes[1].annotate(
+            ratio.brief(".2g"), (ratio.center, i), xytext=(0, 8), textcoords="offset points", ha="center", fontsize=9
+        )
     axes[1].axvline(1.0, color=plots.INK, lw=1.0, ls=(0, (4, 2)))
     axes[1].set(xscale="log", xlim=(0.5, 25), ylim=(len(ARMS) - 1.5, -0.6))
     axes[1].set_xticks([0.5, 1, 2, 5, 10, 20], ["0.5", "1", "2", "5", "10", "20"])

@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from initbench_core.presentation.censored import survival
 from initbench_core.presentation.plots import CYCLE, INK, band, label, log_ticks, panels, theory
-from initbench_core.presentation.statistics import survival
 
 
 def survival_curves(

@@ -9,15 +9,9 @@ from collections.abc import Mapping
 
 import pandas as pd
 
+from initbench_core.presentation.censored import restricted_mean, steps_ratio
 from initbench_core.presentation.depth_study import Key
-from initbench_core.presentation.statistics import (
-    Interval,
-    bootstrap_ratio,
-    interval,
-    restricted_mean,
-    separates,
-    wilson,
-)
+from initbench_core.presentation.statistics import interval, wilson
 
 Cells = Mapping[Key, pd.DataFrame]
 
@@ -49,23 +43,24 @@ def changes(here: Cells) -> str:
 def by_steps(here: Cells, reference: Key, budget: float) -> str:
     """Sort the cells by their steps to the target over those of a reference cell, paired, whose steps it gives."""
     theirs = here[reference]["steps_to_target"]
-    found = {key: bootstrap_ratio(cell["steps_to_target"], theirs, budget=budget) for key, cell in here.items()}
-    return f"({restricted_mean(theirs, budget):.0f}), paired: {_sorted_out(found, reference, ('fewer', 'more'), 1.0)}"
+    ratios = {key: steps_ratio(cell["steps_to_target"], theirs, budget) for key, cell in here.items()}
+    found = {key: (ratio.is_below, ratio.is_above) for key, ratio in ratios.items() if key != reference}
+    return f"({restricted_mean(theirs, budget):.0f}), paired: {_sorted_out(found, ('fewer', 'more'))}"
 
 
 def by_accuracy(here: Cells, reference: Key) -> str:
     """Sort the cells by their test accuracy against a reference cell, paired; what diverged has none."""
     accuracies = {key: cell.set_index("seed")["test_accuracy"] for key, cell in here.items()}
-    found = {key: interval(accuracy - accuracies[reference]) for key, accuracy in accuracies.items()}
-    return f"paired: {_sorted_out(found, reference, ('lower', 'higher'), 0.0)}"
+    gains = {key: interval(accuracy - accuracies[reference]) for key, accuracy in accuracies.items()}
+    there = {key: gain for key, gain in gains.items() if key != reference and math.isfinite(gain.center)}
+    found = {key: (gain.high < 0, gain.low > 0) for key, gain in there.items()}
+    return f"paired: {_sorted_out(found, ('lower', 'higher'))}"
 
 
-def _sorted_out(found: Mapping[Key, Interval], reference: Key, words: tuple[str, str], neutral: float) -> str:
-    """Name the cells whose interval is below and above the neutral value; count those that are not separated."""
-    others = {key: of for key, of in found.items() if key != reference and math.isfinite(of.center)}
-    below = [f"{init} ({norm})" for (_, init, norm), of in others.items() if of.high < neutral]
-    above = [f"{init} ({norm})" for (_, init, norm), of in others.items() if of.low > neutral]
-    open_ = sum(not separates(of, neutral) for of in others.values())
+def _sorted_out(found: Mapping[Key, tuple[bool, bool]], words: tuple[str, str]) -> str:
+    """Name the cells that are shown to be below the reference, and above it; count the others."""
+    below, above = ([f"{init} ({norm})" for (_, init, norm), shown in found.items() if shown[side]] for side in (0, 1))
+    open_ = sum(not any(shown) for shown in found.values())
     return f"{words[0]} for {_listed(below)}; {words[1]} for {_listed(above)}; {open_} are not separated"
 
 

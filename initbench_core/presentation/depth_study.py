@@ -8,9 +8,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from initbench_core.presentation import plots
+from initbench_core.presentation.censored import RestrictedMean
 from initbench_core.presentation.curves import by_layer, theory_in_legend
 from initbench_core.presentation.maps import outcome_map, value_map
-from initbench_core.presentation.statistics import RestrictedMean, interval
+from initbench_core.presentation.statistics import interval
 
 PLACES = {"none": "no BatchNorm", "before": "BatchNorm before the ReLU", "after": "BatchNorm after the ReLU"}
 

@@ -26,7 +26,9 @@ OUTCOME_MEANING = {
 INTERVALS = (
     "Intervals (low to high) are 95%: of means over seeds Student's, on the log scale where the axis is; of fractions "
     "of seeds Wilson's; of ratios between configurations and of steps to a target a bootstrap over seeds, paired; of "
-    "times and their ratios a bootstrap of the median over repetitions. n is the number of seeds or repetitions."
+    "times and their ratios a bootstrap of the median over repetitions. n is the number of seeds or repetitions. "
+    "A trial that did not reach its target counts as the budget, and a ratio is a bound: at least so much where such "
+    "trials are in its numerator, at most where they are in its denominator, not known where they are in both."
 )
 
 

@@ -1,8 +1,7 @@
 """What repetitions say: a center, its 95% interval, and whether it decides anything.
 
-Means and differences get Student's interval, ratios and times a bootstrap on the log scale, fractions Wilson's.
-Steps to a target are censored where the target was not reached within the budget: such a trial counts as the budget
-(restricted mean) or as still unsolved (survival curve), and is never dropped.
+Means and differences get Student's interval, ratios and times a bootstrap on the log scale, fractions Wilson's. What is
+known as a bound only, as steps to a target that was not reached, is `censored`'s.
 """
 
 import math
@@ -77,7 +76,7 @@ def wilson(successes: int, n: int) -> Interval:
     return Interval(successes / n, float(ends.low), float(ends.high))
 
 
-def _level(n: int) -> float:
+def expanded_level(n: int) -> float:
     """Return the level at which a percentile interval over n values covers 95%.
 
     A bootstrap of few values is too narrow, by sqrt((n - 1) / n) and for taking the normal's quantile in place of
@@ -96,110 +95,32 @@ def _of_means(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     return np.asarray(np.mean(numerator, axis=-1) / np.mean(denominator, axis=-1))
 
 
-def bootstrap_ratio(a: Numbers, b: Numbers, *, budget: float | None = None) -> Interval:
+def bootstrap_ratio(a: Numbers, b: Numbers, *, of_means: bool = False) -> Interval:
     """Return how many times `b` is `a`, a / b, with a paired 95% bootstrap interval on the log scale (n >= 5).
 
     Args:
         a: one positive number per repetition.
-        b: the same repetitions of another configuration; entry i has the seed of entry i of `a`.
-        budget: None for the geometric mean of the pairs' ratios, without pairs that hold a nan. For steps, epochs or
-            seconds to a target, the budget at which inf is censored: the ratio of the restricted means. Where either
-            is censored it understates the true ratio's distance from 1.
+        b: the same repetitions of another configuration; entry i has the seed of entry i of `a`. Pairs that hold a nan
+            are left out.
+        of_means: the ratio of the means, in place of the geometric mean of the pairs' ratios.
 
     Raises:
-        ValueError: of different lengths, not positive, or inf without a budget (dropping it would flatter `a` or `b`).
+        ValueError: of different lengths, not positive, or infinite: what is censored goes to `censored_ratio`.
     """
     pair = np.stack([np.asarray(a, dtype=float), np.asarray(b, dtype=float)])
-    if budget is None:
-        pair = pair[:, ~np.isnan(pair).any(axis=0)]
-        if np.isinf(pair).any():
-            raise ValueError("an infinite value is censored: give the budget")
-    else:
-        pair = np.stack([_restricted(row, budget) for row in pair])
+    pair = pair[:, ~np.isnan(pair).any(axis=0)]
+    if np.isinf(pair).any():
+        raise ValueError("an infinite value is censored, and dropping it would flatter a side: take censored_ratio")
     if (pair <= 0).any():
         raise ValueError("a ratio on the log scale needs positive numbers")
     n = pair.shape[1]
     if n == 0:
         return Interval(math.nan, math.nan, math.nan)
-    statistic = _geometric if budget is None else _of_means
+    statistic = _of_means if of_means else _geometric
     center = float(statistic(*pair))
     if n < FEWEST:
         return Interval(center, math.nan, math.nan)
-    return Interval(center, *bootstrap_interval(list(pair), statistic, level=_level(n)))
-
-
-def _restricted(steps: Numbers, budget: float) -> np.ndarray:
-    numbers = np.asarray(steps, dtype=float)
-    if np.isnan(numbers).any():
-        raise ValueError("steps to a target are a number, or inf where it was not reached")
-    return np.minimum(numbers, budget)
-
-
-class RestrictedMean(NamedTuple):
-    """The mean of min(steps, budget), its 95% interval, and how many of `n` trials reached the target."""
-
-    center: float
-    low: float
-    high: float
-    reached: int
-    n: int
-
-    def __format__(self, form: str) -> str:
-        """Return "center (95% low to high; reached by 4 of 5)"; "at least" where a trial is censored."""
-        least = "at least " if self.reached < self.n else ""
-        # Where no trial got there, the interval is the budget alone and says nothing.
-        ends = f"95% {self.low:{form}} to {self.high:{form}}; " if math.isfinite(self.low) and self.reached else ""
-        return f"{least}{self.center:{form}} ({ends}reached by {self.reached} of {self.n})"
-
-
-def restricted_mean(steps: Numbers, budget: float) -> RestrictedMean:
-    """Return the restricted mean of steps (or epochs, or seconds) to a target, with a 95% bootstrap interval (n >= 5).
-
-    Args:
-        steps: one number per trial; inf, or more than the budget, is censored at the budget and counts as it.
-        budget: what every trial was given.
-
-    Raises:
-        ValueError: a nan among the steps.
-    """
-    numbers = _restricted(steps, budget)
-    reached = int((np.asarray(steps, dtype=float) <= budget).sum())
-    n = len(numbers)
-    low = high = math.nan
-    if n >= FEWEST:
-        low, high = bootstrap_interval([numbers], lambda drawn: drawn.mean(axis=-1), level=_level(n))
-    return RestrictedMean(float(numbers.mean()) if n else math.nan, low, high, reached, n)
-
-
-class Survival(NamedTuple):
-    """A Kaplan-Meier curve: `unsolved[i]` of the trials remain from `steps[i]` on; both start at (0, 1).
-
-    `censored` are the steps at which trials were given up, one entry each.
-    """
-
-    steps: np.ndarray
-    unsolved: np.ndarray
-    censored: np.ndarray
-
-
-def survival(steps: Numbers, budget: Numbers | float) -> Survival:
-    """Return the fraction of trials still unsolved after so many steps (Kaplan & Meier 1958).
-
-    Args:
-        steps: one number per trial; inf, or more than the budget, is censored at the budget.
-        budget: of all trials, or of each.
-
-    Raises:
-        ValueError: no trials, or a nan among the steps.
-    """
-    numbers = np.asarray(steps, dtype=float)
-    if not len(numbers) or np.isnan(numbers).any():
-        raise ValueError("a survival curve needs trials, each with a number of steps or inf")
-    budgets = np.broadcast_to(np.asarray(budget, dtype=float), numbers.shape)
-    is_censored = numbers > budgets
-    censored = np.sort(budgets[is_censored])
-    curve = stats.ecdf(stats.CensoredData(uncensored=numbers[~is_censored], right=censored)).sf
-    return Survival(np.r_[0.0, curve.quantiles], np.r_[1.0, curve.probabilities], censored)
+    return Interval(center, *bootstrap_interval(list(pair), statistic, level=expanded_level(n)))
 
 
 def verdict(differences: Iterable[float]) -> str:
@@ -222,24 +143,3 @@ def ratio_text(ratio: Interval, form: str = ".2f") -> str:
     if is_parity(ratio) and math.isfinite(ratio.low):
         return f"parity (95% {ratio.low:{form}} to {ratio.high:{form}})"
     return f"{ratio:{form}}"
-
-
-def separation(values: pd.DataFrame, reference: str, *, budget: float | None = None) -> pd.DataFrame:
-    """Say which configurations the intervals separate from a reference, and which they do not.
-
-    Args:
-        values: a row per seed, a column per configuration, positive numbers; the index pairs the seeds.
-        reference: the column that the others are compared with.
-        budget: of steps to a target, as `bootstrap_ratio`'s.
-
-    Returns:
-        A row per other configuration: "configuration", its "ratio" to the reference, "low", "high", the pairs "n", and
-        "separated": "yes", "no", or "no interval". The intervals are not widened for their number.
-    """
-    rows = []
-    for name in values.columns.drop(reference):
-        pair = values[[name, reference]].dropna()
-        ratio = bootstrap_ratio(pair[name], pair[reference], budget=budget)
-        answer = "yes" if separates(ratio, 1.0) else "no" if math.isfinite(ratio.low) else "no interval"
-        rows.append([name, *ratio, len(pair), answer])
-    return pd.DataFrame(rows, columns=["configuration", f"ratio to {reference}", "low", "high", "n", "separated"])

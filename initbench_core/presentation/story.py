@@ -6,7 +6,8 @@ all made from the records.
 
 from dataclasses import dataclass
 
-from initbench_core.presentation.statistics import Interval, RestrictedMean, ratio_text
+from initbench_core.presentation.censored import Ratio
+from initbench_core.presentation.statistics import Interval, ratio_text
 
 CHAPTERS = {
     "initialization": "What initialization does",
@@ -24,7 +25,7 @@ class Claim:
         sentence: the claim in words, with what the number is and on what data, as "He's weights without BatchNorm
             train at depth 20 on digits5k (3,200 training images): fraction of seeds".
         measured: the number with its 95% interval, from the records: `statistics.interval`, `wilson`,
-            `bootstrap_ratio` or `restricted_mean`.
+            `bootstrap_ratio`; or `censored.steps_ratio` or `censored_ratio`, which say where they are a bound.
         n: repetitions behind it.
         theory: what theory says the number is, or what a source reports in words; None where neither says anything.
         form: how numbers are written.
@@ -33,7 +34,7 @@ class Claim:
 
     chapter: str
     sentence: str
-    measured: Interval | RestrictedMean
+    measured: Interval | Ratio
     n: int
     theory: float | str | None = None
     form: str = ".3g"

@@ -18,6 +18,7 @@ from initbench_core.experiments import (
     names,
     plain_depth,
     residual,
+    saturating,
     steps_to_target,
     tanh_phase,
 )
@@ -167,13 +168,14 @@ def test_a_search_without_a_rate_makes_its_ratio_a_bound() -> None:
 
     records = searches(rate)
     rows = max_stable_lr.table(records).set_index(["init", "BatchNorm"])
-    assert rows["times no BatchNorm"]["kaiming_normal", "before"] == pytest.approx(16)
+    assert rows["times no BatchNorm"]["kaiming_normal", "before"] == "16 (95% 16 to 16)"
     assert rows["separated"]["kaiming_normal", "before"] == "yes"
     assert rows["separated"]["kaiming_normal", "after"] == "no"
     assert rows["some rate works"]["torch_default", "none"] == "0 of 5"
-    assert rows["a bound"]["torch_default", "before"] == "at least"
-    assert rows["a bound"]["kaiming_normal", "before"] == "no"
-    assert "at least" in " ".join(max_stable_lr.findings(records))
+    assert rows["times no BatchNorm"]["torch_default", "before"].startswith("at least 1.64e+04 (95%")
+    assert "at least 1.64e+04 (95% 1.64e+04 to 1.64e+04) for torch_default (at least 4.2 decades)" in " ".join(
+        max_stable_lr.findings(records)
+    )
 
 
 def test_a_larger_rate_is_what_batch_norm_adds_only_where_the_interval_says_so() -> None:
@@ -229,6 +231,44 @@ def test_a_censored_baseline_makes_the_ratio_of_steps_a_bound() -> None:
     records = [of_steps(arm, seed, taken) for arm, of_seeds in steps.items() for seed, taken in enumerate(of_seeds)]
     rows = steps_to_target.table(records).set_index("arm")
     # The censored trial counts as the budget of 1,000 steps: (800 + 1000) / (200 + 100).
-    assert rows["times fewer than the baseline"]["BatchNorm, rate x5"] == pytest.approx(6)
-    assert rows["reached"]["no BatchNorm, rate x1"] == "1 of 2"
+    assert rows["times fewer than the baseline"]["BatchNorm, rate x5"] == "at least 6 (no interval)"
+    assert rows["times fewer than the baseline"]["no BatchNorm, rate x5"] == "not known"
+    assert rows["steps (restricted mean)"]["no BatchNorm, rate x1"] == "at least 900 (reached by 1 of 2)"
     assert "at least 6" in next(iter(steps_to_target.findings(records)))
+
+
+def test_a_network_that_never_gets_there_makes_its_ratio_a_bound_in_claims_and_tables() -> None:
+    """Sigmoid networks of which none reaches the target without BatchNorm, and plain ones at two depths."""
+    sigmoid = [
+        replace(record, measurements=[*record.measurements, Measurement("train_loss", "nats", [1.0], {"step": [540]})])
+        for init in saturating.INITS for norm, steps in (("none", math.inf), ("before", 108.0)) for seed in range(5)
+        if (record := trial(
+            "saturating", {"data": "digits5k", "init": init, "norm": norm, "followed": False, "seed": seed},
+            steps_to_target=steps, test_accuracy=0.9,
+        ))
+    ]  # fmt: skip
+    claims = [(claim.chapter, claim.measured_text) for claim in saturating.claims(sigmoid)]
+    assert claims == [("batch_norm_adds", "at least 5.00 (95% 5.00 to 5.00)")] * 3
+    steps = {(20, "kaiming_normal"): 170.0, (20, "normal(1)"): math.inf, (20, "orthogonal"): 85.0}
+    steps |= {(50, "kaiming_normal"): math.inf, (50, "normal(1)"): math.inf}
+    factors = {f"{way}_factor{of}": 1.0 for way in ("forward", "backward") for of in ("", "_ratio")}
+    plain = [
+        replace(
+            trial(
+                "plain_depth",
+                {"data": "digits5k", "init": init, "norm": "none", "depth": depth, "epochs": 5, "seed": seed},
+                steps_to_target=taken, best_validation_accuracy=0.9, **factors,
+            ),
+            outcome=Outcome("trained" if math.isfinite(taken) else "slow"),
+        )
+        for (depth, init), taken in steps.items() for seed in range(5)
+    ]  # fmt: skip
+    rows = plain_depth.table(plain).set_index(["depth", "initializer"])
+    assert rows["times Kaiming's without"].to_dict() == {
+        (20, "kaiming_normal"): "-",
+        (20, "orthogonal"): "0.5 (95% 0.5 to 0.5)",
+        (20, "normal(1)"): "at least 1.47 (95% 1.47 to 1.47)",
+        (50, "kaiming_normal"): "-",
+        (50, "normal(1)"): "not known",
+    }
+    assert rows["separated"].tolist() == ["-", "yes", "yes", "-", "no"]

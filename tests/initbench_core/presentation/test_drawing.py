@@ -9,12 +9,12 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
+from initbench_core.presentation.censored import restricted_mean
 from initbench_core.presentation.curves import by_layer, distributions_by_layer, survival_curves, theory_in_legend
 from initbench_core.presentation.depth_study import step_maps
 from initbench_core.presentation.finding import Finding, finding_of
 from initbench_core.presentation.maps import outcome_map, value_map
 from initbench_core.presentation.plots import CYCLE, OUTCOME_STYLE, log_ticks, outcome_legend, panels, say, style
-from initbench_core.presentation.statistics import restricted_mean
 
 INITS, DEPTHS = ("normal(0.01)", "kaiming_normal"), (2, 20, 100)
 

@@ -1,19 +1,16 @@
-"""Statistics: textbook values, curves worked out by hand, and how often the intervals cover the truth."""
+"""Statistics: textbook values, and how often the intervals cover the truth."""
 
 import math
 
 import numpy as np
-import pandas as pd
 import pytest
 
+from initbench_core.presentation.censored import restricted_mean
 from initbench_core.presentation.statistics import (
     Interval,
     bootstrap_ratio,
     is_parity,
     ratio_text,
-    restricted_mean,
-    separation,
-    survival,
     verdict,
     wilson,
 )
@@ -35,37 +32,8 @@ def test_wilson_of_nothing_is_nan() -> None:
     assert all(math.isnan(v) for v in wilson(0, 0))
 
 
-def test_survival_by_hand() -> None:
-    """Solved at 1, 3, 3 and 5; given up at 2 and at 6: the factors are 5/6, 2/4 and 1/2."""
-    curve = survival([1, math.inf, 3, 3, 5, math.inf], [9, 2, 9, 9, 9, 6])
-    assert dict(zip(curve.steps, curve.unsolved, strict=True)) == pytest.approx(
-        {0: 1, 1: 5 / 6, 2: 5 / 6, 3: 5 / 12, 5: 5 / 24, 6: 5 / 24}
-    )
-    assert curve.censored.tolist() == [2, 6]
-
-
-def test_survival_of_the_unsolved_and_the_solved() -> None:
-    never = survival([math.inf, math.inf], 100)
-    assert never.unsolved.tolist() == [1, 1]
-    assert survival([4.0], 100).unsolved.tolist() == [1, 0]
-    with pytest.raises(ValueError, match="needs trials"):
-        survival([], 100)
-
-
-def test_a_censored_trial_counts_as_the_budget() -> None:
-    found = restricted_mean([10, 20, math.inf, 40, 30], budget=100)
-    assert (found.center, found.reached, found.n) == (40, 4, 5)
-    assert 10 <= found.low < 40 < found.high <= 100
-    assert f"{found:.0f}".startswith("at least 40 (95% ")
-    assert f"{found:.0f}".endswith("reached by 4 of 5)")
-    with pytest.raises(ValueError, match="inf where it was not reached"):
-        restricted_mean([1, math.nan], budget=100)
-
-
 def test_degenerate_repetitions() -> None:
     """Fewer than five have no interval; equal ones have one without width."""
-    assert math.isnan(restricted_mean([10, 11, 12, 13], 100).low)
-    assert restricted_mean([10] * 5, 100)[:3] == (10, 10, 10)
     assert bootstrap_ratio([6] * 5, [2] * 5) == pytest.approx((3, 3, 3))
     assert math.isnan(bootstrap_ratio([6] * 4, [2] * 4).high)
     assert math.isnan(bootstrap_ratio([math.nan], [2]).center)
@@ -78,10 +46,9 @@ def test_ratio_is_paired_and_geometric() -> None:
     assert bootstrap_ratio([1, 100], [1, 1]).center == pytest.approx(10)
 
 
-def test_ratio_of_censored_steps_needs_the_budget() -> None:
-    with pytest.raises(ValueError, match="give the budget"):
+def test_a_ratio_drops_no_infinite_value() -> None:
+    with pytest.raises(ValueError, match="take censored_ratio"):
         bootstrap_ratio([math.inf, 10], [5, 5])
-    assert bootstrap_ratio([math.inf, 50], [10, 20], budget=100).center == 5
     with pytest.raises(ValueError, match="positive"):
         bootstrap_ratio([0, 1], [1, 1])
 
@@ -115,12 +82,3 @@ def test_verdicts_and_parity() -> None:
     assert ratio_text(Interval(1.2, 1.1, 1.3)) == "1.20 (95% 1.10 to 1.30)"
     assert ratio_text(Interval(1.2, math.nan, math.nan)) == "1.20 (no interval)"
     assert ratio_text(Interval(math.nan, math.nan, math.nan)) == "no finite value"
-
-
-def test_separation_says_yes_and_no() -> None:
-    seeds = np.exp(np.random.default_rng(0).normal(size=(6, 2)))
-    frame = pd.DataFrame({"he": seeds[:, 0], "twice": 2 * seeds[:, 0], "noise": seeds[:, 0] * seeds[:, 1]})
-    table = separation(frame, "he").set_index("configuration")
-    assert table["separated"].to_dict() == {"twice": "yes", "noise": "no"}
-    assert table.loc["twice", "ratio to he"] == pytest.approx(2)
-    assert separation(frame[:1], "he")["separated"].tolist() == ["no interval"] * 2
