@@ -66,6 +66,32 @@ def test_kernel_writes_the_eager_bits(case, dtype):
         assert torch.equal(found, expected)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_kernel_writes_every_constant(dtype):
+    for value in (0.0, -0.0, 0.0, -1.5, math.inf, -math.inf, math.nan):
+        for n in (5, 3000):
+            found, expected = both(lambda n=n: torch.full((n,), 7.0, dtype=dtype), "constant", value=value)
+            assert torch.equal(found.view(torch.uint8), expected.view(torch.uint8))
+            assert torch.equal(torch.signbit(found), torch.signbit(torch.full((n,), value)))
+
+
+BUFFER = torch.full((20,), 7.0)
+REFUSED = {
+    "overlap": ([Fill(BUFFER[:12], "normal", "good"), Fill(BUFFER[5:17], "normal", "bad")], "row of key 'good'"),
+    "windows": ([Fill(BUFFER.unfold(0, 4, 1), "normal", "bad")], "overlapping"),
+    "constant": ([Fill(BUFFER, "constant", "bad", value=1e39)], "float32"),
+    "std": ([Fill(BUFFER, "normal", "bad", std="1")], "std"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_bad_rows_reach_no_kernel(case):
+    rows, message = REFUSED[case]
+    with pytest.raises(ValueError, match=f"'bad': .*{message}"):
+        fill_(rows, seed=0, backend="triton")
+    assert (BUFFER == 7.0).all()
+
+
 @pytest.mark.parametrize("case", ["uniform", "normal", "tail"])
 def test_kernel_agrees_on_65536_values(case):
     distribution, numbers = CASES[case]

@@ -220,7 +220,8 @@ def random_fill_kernel(table_ptr, row_of_block_ptr, seed_low, seed_high, BLOCK: 
     scale = _number(entry, 0)
     shift = _number(entry, 1)
     if kind == 0:
-        value = value64.to(tl.float32) + tl.zeros([BLOCK], tl.float32)
+        # Not by adding zeros: that would take the sign of a negative zero.
+        value = tl.broadcast_to(value64.to(tl.float32), [BLOCK])
     else:
         if kind == 1:
             unit = (words & 0xFFFFFF).to(tl.int32).to(tl.float32) * 5.9604644775390625e-08

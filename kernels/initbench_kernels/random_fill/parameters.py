@@ -17,7 +17,8 @@ SQRT2 = math.sqrt(2.0)
 TAIL_SPLIT = 0.075
 
 
-@dataclass(frozen=True)
+# Compared by identity: constants of 0.0 and -0.0 are two rows, which a comparison of their numbers takes for one.
+@dataclass(frozen=True, eq=False)
 class Parameters:
     """What one row draws: value = clamp(unit * scale + shift, floor, ceiling), each a float32 number.
 
@@ -54,15 +55,35 @@ class Parameters:
     split: float = TAIL_SPLIT
 
 
+def as_float(x: object, name: str) -> float:
+    """Return x as a float: a cache that kept a tensor would not see its value change.
+
+    Args:
+        x: a real number of any type, a tensor of one element among them; no string.
+        name: of the number, for the message.
+
+    Raises:
+        ValueError: x is no such number.
+    """
+    if type(x) is float:
+        return x
+    try:
+        # What float() asks too; but it would read a string.
+        return float(x.__float__())  # type: ignore[attr-defined]
+    except (AttributeError, TypeError, ValueError, OverflowError, RuntimeError):
+        raise ValueError(f"{name} must be a number, got {x!r}") from None
+
+
 def float32(x: float, name: str = "value") -> float:
-    """Return the float32 number nearest to x.
+    """Return the float32 number nearest to x; there is one zero, the positive one.
 
     Raises:
         ValueError: x is NaN or beyond float32.
     """
     if not abs(x) <= FLOAT32_MAX:
         raise ValueError(f"{name} must be a finite float32 number, got {x}")
-    return float(struct.unpack("<f", struct.pack("<f", x))[0])
+    # The caches take 0.0 and -0.0 for one number, so what they keep must not tell which came first.
+    return float(struct.unpack("<f", struct.pack("<f", x))[0]) + 0.0
 
 
 def _float32_step(x: float, up: bool) -> float:
@@ -187,7 +208,18 @@ def _bound(x: float, dtype: torch.dtype, up: bool) -> float:
     return _float32_step(bound, up) if dtype == torch.float64 and outside else bound
 
 
-@functools.lru_cache(maxsize=4096)
 def constant_parameters(dtype: torch.dtype, value: float) -> Parameters:
-    """Return the numbers of a constant; infinities and NaN are values like any other."""
-    return Parameters("constant", dtype, value=float(value))
+    """Return the numbers of a constant; infinities, NaN and the negative zero are values like any other.
+
+    Raises:
+        ValueError: a finite value beyond `dtype`.
+    """
+    return _constant_parameters(dtype, value, math.copysign(1.0, value))
+
+
+@functools.lru_cache(maxsize=4096)
+def _constant_parameters(dtype: torch.dtype, value: float, _sign: float) -> Parameters:
+    """The same; the sign is for the cache, which takes 0.0 and -0.0 for one number."""
+    if math.isfinite(value) and abs(value) > torch.finfo(dtype).max:
+        raise ValueError(f"value must be a {dtype} number or infinite, got {value}")
+    return Parameters("constant", dtype, value=value)

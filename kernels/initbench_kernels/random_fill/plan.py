@@ -70,10 +70,10 @@ def fill_(rows: Iterable[Fill], *, seed: int, backend: str | None = None) -> Non
             tensors under TRITON_INTERPRET=1.
 
     Raises:
-        ValueError: a seed or key out of range; a key used twice with different shapes (disjoint slices apart); two
-            rows on the same memory; a tensor that is not floating point, not strided, expanded, or on the meta device;
-            low >= high; a negative std; bounds that leave no mass; a number beyond float32. The message starts with
-            the key.
+        ValueError: a seed or key out of range; a key used twice with different shapes (disjoint slices apart); memory
+            that two rows share, or two elements of one view; a tensor that is not floating point, not strided, or on
+            the meta device; low >= high; a negative std; bounds that leave no mass; what is no number; a number beyond
+            float32, a constant beyond its tensor's dtype. The message starts with the key.
         RuntimeError: the named backend cannot serve the tensors.
     """
     seed = check_seed(seed)

@@ -9,8 +9,10 @@ import torch
 from torch.nn.parameter import is_lazy
 
 from initbench_kernels.random_fill.layout import Region, boxes
+from initbench_kernels.random_fill.overlap import check_memory
 from initbench_kernels.random_fill.parameters import (
     Parameters,
+    as_float,
     constant_parameters,
     normal_parameters,
     truncated_normal_parameters,
@@ -42,7 +44,8 @@ class Fill:
         value: of a constant.
         offset: position of the tensor's first value in the larger flat tensor of which it is a slice.
 
-    The numbers are rounded to float32, except a constant's in a float64 tensor.
+    The numbers are rounded to float32, except a constant's in a float64 tensor. A constant may be infinite or NaN, and
+    keeps its zero's sign.
     """
 
     # Not frozen: a frozen row takes three times as long to make, and a model has thousands.
@@ -97,8 +100,7 @@ def check_rows(rows: Iterable[Fill]) -> list[Region]:
     # A set tells in a moment that nothing is there twice, as in every model.
     if len({row.key for row in rows}) < len(rows):
         _check_keys(rows)
-    if len({region.tensor.data_ptr() for region in regions}) < len(regions):
-        _check_memory(regions)
+    check_memory(regions)
     return regions
 
 
@@ -106,6 +108,8 @@ def _regions(row: Fill) -> list[Region]:
     tensor = row.tensor
     key = row.key if isinstance(row.key, str) else _unsigned(row.key, 64, "key")
     offset = _unsigned(row.offset, 62, "offset")
+    if not isinstance(tensor, torch.Tensor):
+        raise ValueError(f"expected a tensor, got {type(tensor).__name__}")
     if is_lazy(tensor):
         raise ValueError("is not materialized yet: run the lazy module once")
     if tensor.dtype not in DTYPES:
@@ -125,10 +129,6 @@ def _regions(row: Fill) -> list[Region]:
             continue
         if memory.is_neg():
             raise ValueError("is a lazily negated view: fill the tensor behind it")
-        if not memory.is_contiguous() and any(
-            size > 1 and stride == 0 for size, stride in zip(memory.shape, memory.stride(), strict=True)
-        ):
-            raise ValueError("is an expanded view: several of its elements share one place in memory")
         regions.append(Region(key, numbers, memory, offset + base, strides))
     return regions
 
@@ -136,13 +136,14 @@ def _regions(row: Fill) -> list[Region]:
 def _parameters(row: Fill) -> Parameters:
     dtype = row.tensor.dtype
     if row.distribution == "uniform":
-        return uniform_parameters(dtype, row.low, row.high)
+        return uniform_parameters(dtype, as_float(row.low, "low"), as_float(row.high, "high"))
     if row.distribution == "normal":
-        return normal_parameters(dtype, row.mean, row.std)
+        return normal_parameters(dtype, as_float(row.mean, "mean"), as_float(row.std, "std"))
     if row.distribution == "truncated_normal":
-        return truncated_normal_parameters(dtype, row.mean, row.std, row.a, row.b)
+        mean, std = as_float(row.mean, "mean"), as_float(row.std, "std")
+        return truncated_normal_parameters(dtype, mean, std, as_float(row.a, "a"), as_float(row.b, "b"))
     if row.distribution == "constant":
-        return constant_parameters(dtype, row.value)
+        return constant_parameters(dtype, as_float(row.value, "value"))
     raise ValueError(f"unknown distribution {row.distribution!r}: choose from {', '.join(DISTRIBUTIONS)}")
 
 
@@ -157,12 +158,3 @@ def _check_keys(rows: list[Fill]) -> None:
             if other != shape and max(start, other_start) < min(stop, other_stop):
                 raise ValueError(f"{row.key!r}: key used twice, for shapes {other} and {shape}")
         known.append((shape, start, stop))
-
-
-def _check_memory(regions: list[Region]) -> None:
-    """One launch has no order: a tensor that two rows fill would hold either's values."""
-    owner: dict[tuple[torch.device, int], Region] = {}
-    for region in regions:
-        first = owner.setdefault((region.tensor.device, region.tensor.data_ptr()), region)
-        if first is not region:
-            raise ValueError(f"{region.key!r}: its memory is also filled by the row of key {first.key!r}")

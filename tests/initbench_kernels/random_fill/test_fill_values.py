@@ -117,6 +117,31 @@ def test_constants_take_every_value_and_keep_float64():
         assert tensor.tolist() == [value] * 5
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_constants_keep_the_sign_of_zero_whichever_came_first(dtype):
+    for value in (0.0, -0.0, 0.0, -0.0):
+        tensor = torch.ones(5, dtype=dtype)
+        fill_([Fill(tensor, "constant", "w", value=value)], seed=0)
+        assert (torch.signbit(tensor) == (math.copysign(1.0, value) < 0)).all()
+        assert (tensor == 0).all()
+
+
+def test_a_zero_mean_of_either_sign_gives_the_same_bits():
+    """Not so where a cache takes one for the other, and keeps the sign of whichever came first."""
+    for numbers in ({"mean": -0.0, "std": 0.0}, {"mean": 0.0, "std": 0.0}):
+        tensor = torch.empty(100)
+        fill_([Fill(tensor, "normal", "w", **numbers)], seed=0)
+        assert not torch.signbit(tensor).any()
+
+
+def test_numbers_may_be_tensors_and_change_between_calls():
+    std, once, twice = torch.tensor(1.0), torch.empty(100), torch.empty(100)
+    fill_([Fill(once, "normal", "w", std=std)], seed=0)
+    std.fill_(2.0)
+    fill_([Fill(twice, "normal", "w", std=std)], seed=0)
+    assert torch.equal(twice, 2 * once)
+
+
 def test_degenerate_spreads_give_the_mean():
     for distribution in ("normal", "truncated_normal"):
         tensor = torch.full((100,), math.nan)
