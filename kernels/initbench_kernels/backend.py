@@ -43,6 +43,18 @@ def _all_supported() -> None:
     return None
 
 
+def named_backend(requested: str | None) -> str | None:
+    """Return the backend that the caller names, or else `INITBENCH_BACKEND`; None where neither does.
+
+    Raises:
+        ValueError: the name is not a backend.
+    """
+    name = requested if requested is not None else os.environ.get(_VARIABLE) or None
+    if name is not None and name not in BACKENDS:
+        raise ValueError(f"unknown backend {name!r}: choose from {', '.join(BACKENDS)}")
+    return name
+
+
 def resolve_backend(
     requested: str | None, device: torch.device, *, unsupported: Callable[[], str | None] = _all_supported
 ) -> str:
@@ -61,11 +73,9 @@ def resolve_backend(
         ValueError: the name is not a backend.
         RuntimeError: the named backend cannot serve the call; the message says why.
     """
-    name = requested or os.environ.get(_VARIABLE) or None
+    name = named_backend(requested)
     if name is None:
         return "triton" if device.type == "cuda" and _triton_obstacle(device, unsupported) is None else "eager"
-    if name not in BACKENDS:
-        raise ValueError(f"unknown backend {name!r}: choose from {', '.join(BACKENDS)}")
     if name == "triton" and (obstacle := _triton_obstacle(device, unsupported)) is not None:
         raise RuntimeError(f"backend 'triton' cannot serve this call: {obstacle}")
     return name

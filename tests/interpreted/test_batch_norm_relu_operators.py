@@ -176,6 +176,28 @@ def test_vmap() -> None:
         )
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # of torch's own forward-mode rules
+def test_forward_mode() -> None:
+    """The kernels have no forward-mode derivative: they refuse where they are named, rather than drop the tangent."""
+    x, tangent = torch.randn(8, 5), torch.randn(8, 5)
+
+    def apply(x: torch.Tensor, backend: str | None) -> torch.Tensor:
+        return batch_norm_relu(x, None, None, training=True, backend=backend)
+
+    def pair(x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.batch_norm(x, None, None, training=True).relu()
+
+    wanted = torch.func.jvp(pair, (x,), (tangent,))[1]
+    torch.testing.assert_close(torch.func.jvp(lambda x: apply(x, None), (x,), (tangent,))[1], wanted)
+    with pytest.raises(RuntimeError, match="forward-mode"):
+        torch.func.jvp(lambda x: apply(x, "triton"), (x,), (tangent,))
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(x, tangent)
+        with pytest.raises(RuntimeError, match="forward-mode"):
+            apply(dual, "triton")
+        torch.testing.assert_close(torch.autograd.forward_ad.unpack_dual(apply(dual, None)).tangent, wanted)
+
+
 def test_make_fx_records_the_operators() -> None:
     """A dispatch mode sees the operators, not constants."""
     from torch.fx.experimental.proxy_tensor import make_fx

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from initbench_kernels.backend import is_surely_eager, resolve_backend
+from initbench_kernels.backend import is_surely_eager, named_backend, resolve_backend
 from initbench_kernels.batch_norm_relu import eager, operators, reference, signs
 from initbench_kernels.batch_norm_relu.layout import dense
 
@@ -107,6 +107,8 @@ def _unsupported(
         return "the running statistics are not contiguous"
     if residual is not None and residual.dtype != x.dtype:
         return f"the residual is {residual.dtype}, the input {x.dtype}"
+    if torch.autograd.forward_ad._current_level >= 0:
+        return "they have no forward-mode derivative"
     return None
 
 
@@ -124,6 +126,8 @@ def _torch_decides(
         return True
     channels = x.shape[1]
     if any(p is not None and tuple(p.shape) != (channels,) for p in (*affine, *running)):
+        return True
+    if (running[0] is None) != (running[1] is None):
         return True
     if momentum is None or eps < 0 or (residual is not None and residual.ndim > x.ndim):
         return True
@@ -148,9 +152,9 @@ def choose_backend(
     Raises:
         ValueError, RuntimeError: as `resolve_backend`.
     """
-    if backend is None and operators.in_transform():
+    if operators.in_transform() and named_backend(backend) is None:
         # PyTorch's batch norm has rules for every torch.func transform, vmap among them.
-        backend = "eager"
+        return "eager"
     name = resolve_backend(backend, x.device, unsupported=lambda: _unsupported(x, residual, affine, running))
     if name == "triton" and _torch_decides(x, residual, affine, running, training, momentum, eps):
         return "eager"

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 
-from initbench_kernels.backend import resolve_backend
+from initbench_kernels.backend import named_backend, resolve_backend
 from initbench_kernels.random_fill.eager import Loads
 from initbench_kernels.random_fill.layout import Region
 from initbench_kernels.random_fill.rows import Fill, check_rows, check_seed
@@ -23,9 +23,10 @@ class FillPlan:
     """
 
     def __init__(self, rows: Iterable[Fill], *, backend: str | None = None) -> None:
+        rows = list(rows)
         # Detached, a tensor keeps its memory whatever becomes of the original (`to_empty`, `parameter.data = ...`).
         regions = [region._replace(tensor=region.tensor.detach()) for region in check_rows(rows)]
-        self._fills = _prepare(regions, backend)
+        self._fills = _prepare(rows, regions, backend)
 
     def fill_(self, seed: int) -> None:
         """Write every row.
@@ -41,12 +42,17 @@ class FillPlan:
             fill(seed)
 
 
-def _prepare(regions: list[Region], backend: str | None) -> list[Callable[[int], None]]:
+def _prepare(rows: list[Fill], regions: list[Region], backend: str | None) -> list[Callable[[int], None]]:
     """Return what fills the regions of each device, given a seed."""
     fills: list[Callable[[int], None]] = []
-    for device in dict.fromkeys(region.tensor.device for region in regions):
+    # A wrong name is an error even where nothing is to be filled, and of empty tensors there are no regions.
+    named_backend(backend)
+    for device in dict.fromkeys(row.tensor.device for row in rows):
+        name = resolve_backend(backend, device)
         there = [region for region in regions if region.tensor.device == device]
-        if resolve_backend(backend, device) == "eager":
+        if not there:
+            continue
+        if name == "eager":
             fills.append(Loads(there).fill_)
         else:
             # Triton is imported where a kernel runs, never by `import initbench_kernels`.
@@ -77,5 +83,6 @@ def fill_(rows: Iterable[Fill], *, seed: int, backend: str | None = None) -> Non
         RuntimeError: the named backend cannot serve the tensors.
     """
     seed = check_seed(seed)
-    for fill in _prepare(check_rows(rows), backend):
+    rows = list(rows)
+    for fill in _prepare(rows, check_rows(rows), backend):
         fill(seed)

@@ -44,19 +44,26 @@ def test_module_raises_what_torch_raises(
         {"bias": torch.ones(2)},
         {"running_mean": torch.zeros(5), "running_var": torch.ones(5)},
         {"running_mean": None, "running_var": None, "training": False},
+        {"running_mean": None, "training": False},
+        {"running_mean": None, "training": True},
+        {"running_var": None, "training": True},
         {"eps": -1.0},
         {"eps": 0.0, "training": True},
         {"momentum": None, "training": True},
     ],
-    ids=lambda arguments: ",".join(arguments),
+    ids=lambda arguments: ",".join(arguments) if isinstance(arguments, dict) else str(arguments),
 )
-def test_function_raises_what_torch_raises(arguments: dict[str, object]) -> None:
-    """Malformed arguments of the function."""
+@pytest.mark.parametrize("backend", [None, "eager", "triton"])
+def test_function_raises_what_torch_raises(
+    arguments: dict[str, object], backend: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Malformed arguments of the function, on a device that either backend could serve."""
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
     call = {"running_mean": torch.zeros(3), "running_var": torch.ones(3)} | arguments
     with pytest.raises((ValueError, RuntimeError, TypeError)) as wanted:
         torch.nn.functional.batch_norm(torch.randn(4, 3), **call)
     with pytest.raises(wanted.type) as actual:
-        batch_norm_relu(torch.randn(4, 3), **call)
+        batch_norm_relu(torch.randn(4, 3), **call, backend=backend)
     assert str(actual.value) == str(wanted.value)
 
 
@@ -79,6 +86,24 @@ def test_named_backends(monkeypatch: pytest.MonkeyPatch) -> None:
         BatchNormReLU1d(3)(x)
     assert BatchNormReLU1d(3).backend is None
     batch_norm_relu(x, None, None, training=True, backend="eager")
+
+
+def test_backends_named_by_the_environment_inside_a_transform(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch's batch norm serves torch.func's transforms where nothing is named; what is named is never replaced."""
+    x = torch.randn(2, 4, 3)
+    calls = (torch.func.vmap(BatchNormReLU1d(3, track_running_stats=False)), torch.func.vmap(torch.func.grad(_loss)))
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    for name, error in (("bogus", ValueError), ("triton", RuntimeError)):
+        monkeypatch.setenv("INITBENCH_BACKEND", name)
+        for call in calls:
+            with pytest.raises(error, match=r"unknown backend|cannot serve"):
+                call(x)
+    monkeypatch.setenv("INITBENCH_BACKEND", "eager")
+    assert all(call(x).shape == x.shape for call in calls)
+
+
+def _loss(x: torch.Tensor) -> torch.Tensor:
+    return batch_norm_relu(x, None, None, training=True).square().sum()
 
 
 @pytest.mark.parametrize(

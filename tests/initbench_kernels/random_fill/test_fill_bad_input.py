@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from initbench_kernels import Fill, fill_
+from initbench_kernels import Fill, FillPlan, fill_
 
 
 def normal(tensor=None, key="bad", **numbers):
@@ -161,3 +161,19 @@ def test_named_backend_is_never_replaced():
     with pytest.raises(RuntimeError, match="TRITON_INTERPRET"):
         fill_([Fill(tensor, "normal", "w")], seed=0, backend="triton")
     assert (tensor == 7.0).all()
+
+
+@pytest.mark.parametrize("rows", [[], [Fill(torch.empty(0), "normal", "w")]], ids=["no row", "an empty tensor"])
+def test_named_backend_is_judged_where_there_is_nothing_to_fill(rows, monkeypatch):
+    for make in (lambda backend: fill_(rows, seed=0, backend=backend), lambda backend: FillPlan(rows, backend=backend)):
+        for backend in ("bogus", ""):
+            with pytest.raises(ValueError, match="unknown backend"):
+                make(backend)
+        make("eager")
+        make(None)
+        if rows:
+            with pytest.raises(RuntimeError, match="TRITON_INTERPRET"):
+                make("triton")
+    monkeypatch.setenv("INITBENCH_BACKEND", "bogus")
+    with pytest.raises(ValueError, match="unknown backend"):
+        fill_(rows, seed=0)
