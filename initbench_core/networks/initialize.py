@@ -4,6 +4,7 @@ Every value is a function of (seed, qualified parameter name, position in the un
 sharding, the order of the layers or the layers beside it. All tensors are filled in one launch.
 """
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -14,10 +15,13 @@ from torch import nn
 from initbench_core.errors import ConfigError
 from initbench_core.networks.fans import WEIGHT_LAYERS, Fans, layer_fans, torch_fans
 from initbench_core.networks.gains import gain
-from initbench_core.networks.initializers import SCHEMES, Distribution, distribution, lsuv_, parse_scheme
+from initbench_core.networks.initializers import SCHEMES, Distribution, distribution, parse_scheme
+from initbench_core.networks.lsuv import check_lsuv, scale_layers_, unchanged_on_failure
 from initbench_core.networks.special_weights import dirac_weight, orthogonal_weight
+from initbench_kernels.backend import named_backend, resolve_backend
 from initbench_kernels.random_fill import Fill, FillPlan
 from initbench_kernels.random_fill.layout import store_whole_
+from initbench_kernels.random_fill.parameters import as_float
 from initbench_kernels.random_fill.rows import check_rows, check_seed
 
 NORMALIZATIONS = (
@@ -96,24 +100,30 @@ def initialize_(
         seed: in [0, 2^64).
         nonlinearity: the activation behind the layers, for schemes with a gain.
         mode: "fan_in", "fan_out" or "fan_avg", for schemes that leave the choice (LeCun, Kaiming, torch_default).
-        backend: "triton" or "eager", as in `fill_`.
+        backend: "triton" or "eager", as in `fill_`; it must be able to serve orthogonal and Dirac matrices too, though
+            these are made in eager code.
         fans: "layer" for the layer's true fans; "torch" for those of `torch.nn.init`, which ignores groups in fan_out
             and swaps both fans of a transposed convolution.
         others: what to do with a parameter of a layer that is neither Linear, Conv, ConvTranspose, PReLU nor a
             normalization: "raise", or "keep" its values.
         **options: the scheme's own parameter by name (`value`, `std` or `bound`, instead of "normal(0.01)"); for "lsuv"
-            `batch` [N, ...] and the `tolerance` and `max_iterations` of `lsuv_`.
+            `batch` [N, ...] and the `tolerance` and `max_iterations` of `lsuv.lsuv_`.
 
     Returns:
         What was done, one line a parameter, in the order of `named_parameters()`.
 
     Raises:
-        ValueError: an unknown scheme, option, mode or nonlinearity; a seed out of range; a parameter that is not
-            floating point, not materialized or of an unknown layer; a scheme that does not fit a shape (orthogonal on
-            1-D, Dirac on 2-D). The message names the parameter, and no tensor of the model has been written.
+        ValueError: an unknown scheme, option, mode, nonlinearity or backend; an option of a wrong value, a batch that
+            the model does not take; a seed out of range; a parameter that is not floating point, not materialized or of
+            an unknown layer; a scheme that does not fit a shape (orthogonal on 1-D, Dirac on 2-D). The message names
+            the parameter, and every tensor of the model is what it was; so too if a pass over LSUV's batch raises.
         RuntimeError: the named backend cannot serve the model.
     """
     seed = check_seed(seed)
+    try:
+        named_backend(backend)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
     name, lsuv_options = _with_options(scheme, options)
     choose = _fan_choice(name, mode)
     if fans not in ("layer", "torch"):
@@ -128,18 +138,23 @@ def initialize_(
         except ValueError as error:
             raise ConfigError(f"parameter {parameter_name!r}: {error}") from None
     made = [job for job in jobs if job.make is not None]
+    rows = [job.row for job in jobs if job.row is not None]
     try:
-        # Those made in eager code pass the same checks as the others.
-        check_rows(Fill(job.parameter, "normal", job.line.name) for job in made)
-        plan = FillPlan([job.row for job in jobs if job.row is not None], backend=backend)
+        if made:
+            # Those made in eager code pass the same checks as the others, beside the others.
+            check_rows([*rows, *(Fill(job.parameter, "normal", job.line.name) for job in made)])
+        plan = FillPlan(rows, backend=backend)
     except ValueError as error:
         raise ConfigError(f"parameter {error}") from None
-    plan.fill_(seed)
-    for job in made:
-        assert job.make is not None
-        store_whole_(job.parameter, job.make(seed))
-    if "batch" in lsuv_options:
-        lsuv_(module, **lsuv_options)
+    for device in dict.fromkeys(job.parameter.device for job in made):
+        resolve_backend(backend, device)
+    with unchanged_on_failure(module) if lsuv_options else contextlib.nullcontext():
+        plan.fill_(seed)
+        for job in made:
+            assert job.make is not None
+            store_whole_(job.parameter, job.make(seed))
+        if lsuv_options:
+            scale_layers_(module, **lsuv_options)
     # Last, for LSUV's passes over its batch move them.
     for layer in module.modules():
         if isinstance(layer, nn.modules.batchnorm._NormBase):
@@ -160,8 +175,17 @@ def _with_options(scheme: str, options: dict[str, Any]) -> tuple[str, dict[str, 
     if scheme == "lsuv":
         if options and "batch" not in options:
             raise ConfigError("lsuv scales the layers on a batch: pass batch=")
+        if options:
+            check_lsuv(**options)
         return scheme, options
-    return (f"{scheme}({float(next(iter(options.values())))!r})" if options else scheme), {}
+    if not options:
+        return scheme, {}
+    # The scheme's own parameter is the only option left.
+    [(option, value)] = options.items()
+    try:
+        return f"{scheme}({as_float(value, option)!r})", {}
+    except ValueError as error:
+        raise ConfigError(f"option {error}") from None
 
 
 def _fan_choice(name: str, mode: str) -> Callable[[Fans], Fans]:

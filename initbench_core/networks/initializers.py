@@ -103,7 +103,7 @@ def parse_scheme(name: str) -> tuple[Scheme, float | None]:
     Raises:
         ConfigError: an unknown scheme, or a parameter where the scheme has none; the message lists what there is.
     """
-    match = re.fullmatch(r"(\w+)(?:\(([^()]+)\))?", name)
+    match = re.fullmatch(r"(\w+)(?:\(([^()]+)\))?", name) if isinstance(name, str) else None
     if match is None or match[1] not in SCHEMES:
         raise ConfigError(f"unknown initializer {name!r}: choose from {', '.join(SCHEMES)}")
     scheme = SCHEMES[match[1]]
@@ -195,7 +195,7 @@ def initialize_layers_(model: nn.Module, name: str, *, nonlinearity: str = "relu
     """Fill every Linear, Conv and ConvTranspose weight of `model` in place, in module order; biases become zero.
 
     "torch_default" redraws weight and bias as the layer's constructor does. "lsuv" fills the orthogonal matrices
-    only: scale them with `lsuv_` once there is data.
+    only: scale them with `lsuv.lsuv_` once there is data.
     """
     for layer in model.modules():
         if not isinstance(layer, WEIGHT_LAYERS):
@@ -214,37 +214,3 @@ def scale_weights_(model: nn.Module, factor: float) -> None:
     for layer in model.modules():
         if isinstance(layer, WEIGHT_LAYERS):
             layer.weight.mul_(factor)
-
-
-@torch.no_grad()
-def lsuv_(model: nn.Module, batch: torch.Tensor, *, tolerance: float = 0.02, max_iterations: int = 10) -> None:
-    """Scale each weight layer in place until its output has unit variance on `batch` (LSUV, Mishkin & Matas 2016).
-
-    Layers are taken in the order in which the forward pass reaches them. A layer whose output does not vary on the
-    batch is left as it is: no scale gives it unit variance.
-
-    Args:
-        model: a network whose weight layers are filled already (the paper: orthogonal).
-        batch: an input batch [N, ...] of real data.
-        tolerance: accepted distance of the variance from 1.
-        max_iterations: rescalings per layer; a linear layer without bias needs one.
-    """
-    captured: dict[nn.Module, torch.Tensor] = {}
-
-    def capture(layer: nn.Module, _: object, output: torch.Tensor) -> None:
-        captured[layer] = output
-
-    handles = [layer.register_forward_hook(capture) for layer in model.modules() if isinstance(layer, WEIGHT_LAYERS)]
-    try:
-        model(batch)
-        for layer in list(captured):
-            for _ in range(max_iterations):
-                variance = captured[layer].double().var().item()
-                if abs(variance - 1) <= tolerance or not 0 < variance < math.inf:
-                    break
-                assert isinstance(layer.weight, torch.Tensor)
-                layer.weight.div_(math.sqrt(variance))
-                model(batch)
-    finally:
-        for handle in handles:
-            handle.remove()

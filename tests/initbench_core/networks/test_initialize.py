@@ -9,6 +9,7 @@ from torch import nn
 
 from initbench_core.networks import initialize_
 from initbench_core.networks.initializers import SCHEMES
+from initbench_core.networks.lsuv import lsuv_
 from initbench_kernels.random_fill import Fill, fill_
 
 
@@ -158,6 +159,35 @@ def test_lsuv_leaves_running_statistics_fresh():
     assert torch.equal(model[1].running_var, torch.ones(60))
 
 
+class Failing(nn.Module):
+    """Raises at its n-th forward pass."""
+
+    def __init__(self, error: BaseException, at: int) -> None:
+        super().__init__()
+        self.error, self.left = error, at
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.left -= 1
+        if self.left == 0:
+            raise self.error
+        return x
+
+
+@pytest.mark.parametrize("at", [1, 2, 3])
+@pytest.mark.parametrize("error", [KeyError("mine"), KeyboardInterrupt()], ids=repr)
+def test_a_forward_pass_that_raises_gives_the_model_its_values_back(error, at):
+    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 3), Failing(error, at))
+    model[1].running_mean.fill_(7.0)
+    before = state(model)
+    batch = torch.randn(9, 4)
+    for call in (lambda: initialize_(model, "lsuv", seed=0, batch=batch), lambda: lsuv_(model, batch)):
+        model[3].left = at
+        with pytest.raises(type(error)) as raised:
+            call()
+        assert raised.value is error
+        assert equal(state(model), before)
+
+
 def test_model_from_the_meta_device_equals_the_plain_one():
     plain = convolutions()
     initialize_(plain, seed=9)
@@ -237,6 +267,12 @@ def integers(model: nn.Module) -> None:
     model[2].weight = nn.Parameter(torch.ones(3, 6, dtype=torch.int8), requires_grad=False)
 
 
+def shared_in_part(model: nn.Module) -> None:
+    """The last bias lies in the last weight's memory."""
+    memory = torch.full((20,), 7.0)
+    model[2].weight, model[2].bias = nn.Parameter(memory[:18].view(3, 6)), nn.Parameter(memory[16:19])
+
+
 BAD = {
     "orthogonal on 1-D": (
         {"scheme": "orthogonal"},
@@ -258,6 +294,28 @@ BAD = {
     "nonlinearity": ({"nonlinearity": "relu7"}, None, "unknown nonlinearity"),
     "option": ({"gain": 2.0}, None, "unknown option 'gain'"),
     "lsuv without a batch": ({"scheme": "lsuv", "tolerance": 0.1}, None, "batch="),
+    "lsuv on no batch": ({"scheme": "lsuv", "batch": None}, None, "batch must be a tensor.* got NoneType"),
+    "lsuv on a word": ({"scheme": "lsuv", "batch": "x"}, None, "batch must be a tensor.* got str"),
+    "lsuv on nothing": ({"scheme": "lsuv", "batch": torch.zeros(0, 2, 4)}, None, r"got shape \(0, 2, 4\)"),
+    "lsuv on a scalar": ({"scheme": "lsuv", "batch": torch.tensor(1.0)}, None, r"got shape \(\)"),
+    "lsuv on another shape": ({"scheme": "lsuv", "batch": torch.ones(5, 3, 4)}, None, r"batch of shape \(5, 3, 4\)"),
+    "lsuv on integers": ({"scheme": "lsuv", "batch": torch.ones(5, 2, 4).long()}, None, "batch of shape.*int64"),
+    "lsuv tolerance": ({"scheme": "lsuv", "batch": torch.ones(5, 2, 4), "tolerance": -1}, None, "tolerance"),
+    "lsuv no tolerance": ({"scheme": "lsuv", "batch": torch.ones(5, 2, 4), "tolerance": None}, None, "tolerance"),
+    "lsuv iterations": ({"scheme": "lsuv", "batch": torch.ones(5, 2, 4), "max_iterations": -1}, None, "max_iterations"),
+    "lsuv half an iteration": (
+        {"scheme": "lsuv", "batch": torch.ones(5, 2, 4), "max_iterations": 0.5},
+        None,
+        "max_iterations",
+    ),
+    "std None": ({"scheme": "normal", "std": None}, None, "std must be a number, got None"),
+    "std a string": ({"scheme": "normal", "std": "0.1"}, None, "std must be a number, got '0.1'"),
+    "value a list": ({"scheme": "constant", "value": [1]}, None, "value must be a number"),
+    "value beyond float32": ({"scheme": "constant(1e39)"}, None, "'0.weight'.*float32"),
+    "no scheme": ({"scheme": None}, None, "unknown initializer None"),
+    "memory shared in part": ({}, shared_in_part, "'2.bias'.*also filled by the row of key '2.weight'"),
+    "memory shared in part, orthogonal": ({"scheme": "orthogonal"}, shared_in_part, "'2.*also filled by the row"),
+    "backend": ({"backend": "bogus"}, None, "^unknown backend 'bogus'"),
     "fans": ({"fans": "theirs"}, None, "fans"),
     "others": ({"others": "skip"}, None, "others"),
     "seed": ({"seed": -1}, None, "seed"),
@@ -276,3 +334,20 @@ def test_bad_input_names_the_parameter_and_leaves_the_model_alone(case):
     with pytest.raises(ValueError, match=message):
         initialize_(model, **({"seed": 0} | arguments))
     assert case == "lazy" or equal(state(model), before)
+
+
+@pytest.mark.parametrize("scheme", ["orthogonal", "kaiming_normal"])
+def test_named_backend_is_never_replaced(scheme, monkeypatch):
+    """Not even where every value is made in eager code."""
+    model = nn.Linear(4, 4, bias=False)
+    before = state(model)
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with pytest.raises(ValueError, match="unknown backend 'bogus'"):
+        initialize_(model, scheme, seed=0, backend="bogus")
+    with pytest.raises(RuntimeError, match="TRITON_INTERPRET"):
+        initialize_(model, scheme, seed=0, backend="triton")
+    monkeypatch.setenv("INITBENCH_BACKEND", "triton")
+    with pytest.raises(RuntimeError, match="TRITON_INTERPRET"):
+        initialize_(model, scheme, seed=0)
+    assert equal(state(model), before)
+    initialize_(model, scheme, seed=0, backend="eager")

@@ -9,7 +9,8 @@ from torch import nn
 from initbench_core.networks import initializers
 from initbench_core.networks.fans import Fans, layer_fans, torch_fans
 from initbench_core.networks.gains import exact_gain, gain
-from initbench_core.networks.initializers import SCHEMES, distribution, fill_weight_, initialize_layers_, lsuv_
+from initbench_core.networks.initializers import SCHEMES, distribution, fill_weight_, initialize_layers_
+from initbench_core.networks.lsuv import lsuv_
 from tests import tolerances
 
 SAME_AS_TORCH = {
