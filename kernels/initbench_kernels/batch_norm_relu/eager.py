@@ -21,10 +21,11 @@ def is_narrow(x: Tensor) -> bool:
         and 0 < x.shape[1] < NARROW_CHANNELS
         and x.device.type == "cpu"
         and x.is_contiguous()
-        # Subclasses, transforms and forward-mode derivatives have PyTorch's rules for PyTorch's call.
+        # Subclasses, transforms, forward-mode derivatives and TorchScript have PyTorch's rules for PyTorch's call.
         and type(x) in (Tensor, torch.nn.Parameter)
         and not in_transform()
         and forward_ad._current_level < 0
+        and torch._C._get_tracing_state() is None
     )
 
 

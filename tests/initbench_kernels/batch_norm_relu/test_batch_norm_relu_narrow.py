@@ -275,6 +275,14 @@ def test_forward_mode_is_that_of_pytorch() -> None:
     torch.testing.assert_close(*tangents, **EXACT)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:FutureWarning", "ignore::torch.jit.TracerWarning")
+def test_trace_is_that_of_pytorch() -> None:
+    """TorchScript cannot record an autograd function of Python."""
+    x, module = normal(NARROW_ROWS, 3).requires_grad_(), BatchNormReLU1d(3)
+    traced = torch.jit.trace(module, x)
+    torch.testing.assert_close(traced(x), nn.BatchNorm1d(3)(x).relu(), **EXACT)
+
+
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_without_gradients(mode: Callable[[], torch.no_grad | torch.inference_mode]) -> None:
     """The same bits, and no graph."""
