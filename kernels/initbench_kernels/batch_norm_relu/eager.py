@@ -7,8 +7,8 @@ from torch.autograd import forward_ad
 from initbench_kernels.batch_norm_relu.operators import in_transform
 
 # With more channels PyTorch's kernels fill a vector register; with fewer rows the small operations between the large
-# ones cost what those save: bfloat16 of 2**14 x 4 took 1.3 times as long as the pair.
-NARROW_CHANNELS, NARROW_ROWS = 8, 2**15
+# ones cost what those save: on one thread bfloat16 of 2**15 x 4 takes 1.1 times as long as the pair.
+NARROW_CHANNELS, NARROW_ROWS = 8, 2**16
 
 
 def is_narrow(x: Tensor) -> bool:

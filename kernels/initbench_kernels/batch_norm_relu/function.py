@@ -61,25 +61,26 @@ class BatchNormReLU(torch.autograd.Function):
 
 
 class NarrowBatchNormReLU(torch.autograd.Function):
-    """Autograd around the passes of `narrow`. Saves x, weight, bias and [2, C] floats."""
+    """Autograd around the passes of `narrow`. Saves x, y, weight, bias and [2, C] floats."""
 
     # Without setup_context, which torch.func alone needs: it costs a small tensor more time than the pass does.
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, *args: Any) -> Tensor:
         y, stats = narrow.forward(x, weight, bias, *args)
-        ctx.save_for_backward(x, weight, bias, stats)
+        ctx.save_for_backward(x, y, weight, bias, stats)
         ctx.eps = args[-1]
         return y
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, bias, stats = ctx.saved_tensors
+        x, y, weight, bias, stats = ctx.saved_tensors
         needed = ctx.needs_input_grad[:3]
         grads: tuple[Tensor | None, ...]
         if torch.is_grad_enabled():
             grads = _differentiable_backward(dy, x, weight, bias, stats, None, True, ctx.eps)[:3]
         else:
-            grads = narrow.backward(dy.contiguous(), x.contiguous(), weight, bias, stats, needed[0])
+            dy, x, y = (t.contiguous() for t in (dy, x, y))
+            grads = narrow.backward(dy, x, y, weight, stats, needed[0])
         wanted = (grad if need else None for grad, need in zip(grads, needed, strict=True))
         return (*wanted, *(None,) * 5)
 

@@ -4,7 +4,7 @@ PyTorch walks a matrix row by row. Where a row is shorter than a vector register
 and a long column is summed in one float32: at 880,802 x 3 gradients are off by 3e-4 where 6e-7 is possible. So FOLD
 rows are viewed as one: [R / FOLD, FOLD * C] has long rows, and its columns ("lanes") sum FOLD times fewer values each.
 Lanes are merged per channel in float64. Rows go through all operations in blocks that stay in the cache; beside its
-results a pass holds one block.
+results a pass holds one block in float32.
 
 Source: T. Chan et al., "Updating formulae and a pairwise algorithm for computing sample variances", 1979.
 """
@@ -14,10 +14,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from initbench_kernels.batch_norm_relu.reference import updated_running
+
 # Rows viewed as one.
 FOLD = 128
-# Values of a block. Fewer leave PyTorch's threads waiting for each other, more leave the cache: measured on two cores
-# with 1 MiB each.
+# Values of a block: with fewer, calls and threads that wait for each other take longer; with more, a pass holds more.
 BLOCK = 2**17
 
 
@@ -93,33 +94,35 @@ def forward(
     share = 1.0 / float(num_batches_tracked or 1) if momentum is None else momentum
     for running, batch in ((running_mean, mean), (running_var, var * (len(x) / (len(x) - 1)))):
         if running is not None:
-            running.lerp_(batch.to(running.dtype), share)
+            running.copy_(updated_running(running, batch, share))
     stats = torch.stack([mean, (var + eps).rsqrt()]).float()
-    lanes = _affine_lanes(stats, weight, bias)
+    mean, scale = stats[0], _scale(stats, weight)
+    lanes = _lanes(mean, scale, torch.zeros_like(mean) if bias is None else bias.float())
     y = torch.empty_like(x)
+    # A ReLU that rounds as it writes, and lets NaN pass.
+    zero = stats.new_zeros(())
     for x_block, y_block in _blocks(x, y):
-        mean, scale, bias_, _ = lanes[:, : x_block.shape[1]]
-        torch.addcmul(bias_, _minus(x_block, mean, scratch), scale, out=y_block).relu_()
+        mean, scale, shift = lanes[:, : x_block.shape[1]]
+        z = _minus(x_block, mean, scratch)
+        torch.addcmul(shift, z, scale, out=z)
+        torch.maximum(z, zero, out=y_block)
     return y, stats
 
 
-def _affine_lanes(stats: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-    """Return mean, scale = rstd * weight, bias and rstd of every lane."""
-    mean, rstd = stats
-    scale = rstd if weight is None else rstd * weight
-    return _lanes(mean, scale, torch.zeros_like(mean) if bias is None else bias.float(), rstd)
+def _scale(stats: Tensor, weight: Tensor | None) -> Tensor:
+    return stats[1] if weight is None else stats[1] * weight
 
 
 def backward(
-    dy: Tensor, x: Tensor, weight: Tensor | None, bias: Tensor | None, stats: Tensor, need_dx: bool
+    dy: Tensor, x: Tensor, y: Tensor, weight: Tensor | None, stats: Tensor, need_dx: bool
 ) -> tuple[Tensor | None, Tensor, Tensor]:
     """Return the gradients of `forward`; see `reference.gradients`.
 
     Args:
         dy: as `x`.
         x: as in `forward`.
+        y: what `forward` returned.
         weight: as in `forward`.
-        bias: as in `forward`.
         stats: what `forward` returned.
         need_dx: whether to compute dx.
 
@@ -127,24 +130,23 @@ def backward(
         dx as `x`, or None where it is not needed; dweight and dbias, float64 [C].
     """
     rows, channels = x.shape
-    lanes = _affine_lanes(stats, weight, bias)
-    scratch = _scratch(x)
+    mean, rstd = stats
+    lanes = _lanes(mean, rstd)
     dx = torch.empty_like(x) if need_dx else None
     sums = []
-    for x_block, dy_block, dx_block in _blocks(x, dy, x if dx is None else dx):
-        mean, scale, bias_, rstd = lanes[:, : x_block.shape[1]]
+    for x_block, y_block, dy_block, dx_block in _blocks(x, y, dy, x if dx is None else dx):
         g = torch.empty_like(x_block) if dx is None else dx_block
-        torch.addcmul(bias_, _minus(x_block, mean, scratch), scale, out=g)
-        torch.ops.aten.threshold_backward.grad_input(dy_block, g, 0, grad_input=g)
+        torch.ops.aten.threshold_backward.grad_input(dy_block, y_block, 0, grad_input=g)
         _, *of_lanes = torch.ops.aten.native_batch_norm_backward(
-            g, x_block, None, None, None, mean, rstd, True, 0.0, (False, True, True)
+            g, x_block, None, None, None, *lanes[:, : x_block.shape[1]], True, 0.0, (False, True, True)
         )
         sums.append(torch.stack(of_lanes).view(2, -1, channels))
     dweight, dbias = torch.cat(sums, dim=1).sum(1, dtype=torch.float64)
     if dx is not None:
         # dx = scale * (g - dbias / R - (x - mean) * rstd * dweight / R), of which dx holds g so far.
-        mean, scale, _, rstd = lanes[:, :channels]
+        scale = _scale(stats, weight)
         lanes = _lanes(mean, scale, scale * rstd * dweight / -rows, scale * dbias / -rows)
+        scratch = _scratch(x)
         for x_block, dx_block in _blocks(x, dx):
             mean, scale, slope, shift = lanes[:, : x_block.shape[1]]
             of_sums = _minus(x_block, mean, scratch)
