@@ -102,11 +102,19 @@ def test_large_mean(spread: str) -> None:
     x = 1e4 + normal(2**17, 3)
     x = x.sort(0).values if spread == "sorted" else x
     stats = reference.statistics(x.double())
-    wanted = reference.forward(x.double(), stats.mean, (stats.var + 1e-5).rsqrt())
+    mean, rstd = stats.mean, (stats.var + 1e-5).rsqrt()
+    wanted = reference.forward(x.double(), mean, rstd)
     y, found = narrow.forward(x, None, None, None, None, None, 0.1, 1e-5)
-    assert_near(found[0], stats.mean, STATISTICS_RELATIVE)
-    assert_near(found[1], (stats.var + 1e-5).rsqrt(), STATISTICS_RELATIVE)
+    assert_near(found[0], mean, STATISTICS_RELATIVE)
+    assert_near(found[1], rstd, STATISTICS_RELATIVE)
     assert (y.double() - wanted).abs().max() < LARGE_MEAN_ABSOLUTE
+    # A gradient that depends on x_hat; where rounding decides over the ReLU's mask it is 0.
+    dy = torch.where(wanted > 2 * LARGE_MEAN_ABSOLUTE, wanted, 0).float()
+    dx, dweight, dbias = narrow.backward(dy, x, y, None, found, need_dx=True)
+    grads = reference.backward(dy.double(), x.double(), mean, rstd, training=True)
+    assert (dx - grads.dx).abs().max() < LARGE_MEAN_ABSOLUTE
+    assert_near(dweight, grads.dweight, LARGE_MEAN_ABSOLUTE)
+    assert_near(dbias, grads.dbias, STATISTICS_RELATIVE)
 
 
 @pytest.mark.parametrize("channels", [1, 3, 7])
