@@ -14,9 +14,9 @@ must move (evaluation one read and one write of the tensor, training forward 2 +
 implementation moves, and the floor is the copy's time for as many bytes. Seconds of the first call include compilation,
 with torch's disk caches off. A compiled graph frees its buffers as it runs, so its backward pass cannot be timed alone.
 
-Expected: on the CPU the eager backend saves one pass over the tensor by its ReLU in place, and takes matrices of fewer
-than 8 channels by columns: fwd_bwd at least 1.1 times as fast (geometric mean over tensors of 1 MB and more), none
-below 0.97. On CUDA 2 times, with the passes at most 10% over their floor for large tensors.
+Expected: on the CPU the eager backend saves one pass over the tensor by its ReLU in place, and takes long matrices of
+fewer than 8 channels many rows at a time: fwd_bwd at least 1.1 times as fast (geometric mean over tensors of 1 MB and
+more), none below 0.97. On CUDA 2 times, with the passes at most 10% over their floor for large tensors.
 Source: the targets are this project's own; the shapes are torchvision's, by one pass on the meta device.
 """
 

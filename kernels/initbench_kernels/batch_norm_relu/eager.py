@@ -1,50 +1,39 @@
-"""The eager backend: PyTorch's batch norm, then the residual and the ReLU in place.
-
-PyTorch's kernels walk a [rows, channels] matrix row by row. Where a row is shorter than a vector register, they compute
-its values one at a time, and a long column is summed in one float32: at 880,802 x 3 forward and backward take five
-times as long as column by column, and gradients are off by 3e-4 where 6e-7 is possible. So a narrow matrix is
-normalized as its transpose, [1, channels, rows], whose sums PyTorch takes in float64. The transpose is kept for the
-backward pass, one tensor of the input's size more than otherwise: narrow matrices are small.
-"""
+"""The eager backend: PyTorch's batch norm, then the residual and the ReLU in place; `narrow` takes narrow matrices."""
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from initbench_kernels.batch_norm_relu.operators import in_transform
 
-# With longer rows or fewer of them the two copies cost what they save, measured with AVX2 and with AVX-512.
-NARROW_BYTES, NARROW_ROWS = 32, 2**14
-
-# Bytes of a value as PyTorch computes with it: half precision is widened.
-_COMPUTED = 4
+# With more channels PyTorch's kernels fill a vector register; with fewer rows the small operations between the large
+# ones cost what those save: on one thread bfloat16 of 2**15 x 4 takes 1.1 times as long as the pair.
+NARROW_CHANNELS, NARROW_ROWS = 8, 2**16
 
 
 def is_narrow(x: Tensor) -> bool:
-    """Whether a training pass over `x` is faster by columns."""
+    """Whether a training pass over `x` is a matter for `narrow`, as far as `x` tells."""
     return (
         x.ndim == 2
+        # A compiler makes kernels of its own.
+        and not torch.compiler.is_compiling()
         and x.shape[0] >= NARROW_ROWS
-        and 0 < x.shape[1] * max(x.element_size(), _COMPUTED) < NARROW_BYTES
+        and 0 < x.shape[1] < NARROW_CHANNELS
         and x.device.type == "cpu"
         and x.is_contiguous()
-        # A compiler makes kernels of its own, and a transform has PyTorch's rules for PyTorch's call.
-        and not torch.compiler.is_compiling()
+        # Subclasses, transforms, forward-mode derivatives and TorchScript have PyTorch's rules for PyTorch's call.
+        and type(x) in (Tensor, torch.nn.Parameter)
         and not in_transform()
+        and forward_ad._current_level < 0
+        and torch._C._get_tracing_state() is None
     )
 
 
-def transpose(x: Tensor) -> Tensor:
-    """Return a narrow matrix [R, C] as the input [1, C, R] of a batch norm."""
-    return torch.stack(x.unbind(1)).unsqueeze(0)
-
-
-def finish(y: Tensor, residual: Tensor | None, *, transposed: bool) -> Tensor:
-    """Add the residual and apply ReLU to a batch norm's fresh output, in place; `transposed` undoes `transpose` first.
+def finish(y: Tensor, residual: Tensor | None) -> Tensor:
+    """Add the residual and apply ReLU to a batch norm's fresh output, in place.
 
     Neither the batch norm's backward nor the addition's needs that output, and the ReLU's needs its own result only.
     """
-    if transposed:
-        y = torch.stack(y.squeeze(0).unbind(), dim=1)
     if residual is not None:
         y = y.add_(residual) if residual.dtype == y.dtype else y + residual
     return y.relu_()

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from initbench_kernels.backend import is_surely_eager, named_backend, resolve_backend
-from initbench_kernels.batch_norm_relu import eager, operators, reference, signs
+from initbench_kernels.batch_norm_relu import eager, narrow, operators, reference, signs
 from initbench_kernels.batch_norm_relu.layout import dense
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -58,6 +58,31 @@ class BatchNormReLU(torch.autograd.Function):
             dbias if need_dparams[1] else None,
             *(None,) * 7,
         )
+
+
+class NarrowBatchNormReLU(torch.autograd.Function):
+    """Autograd around the passes of `narrow`. Saves x, y, weight, bias and [2, C] floats."""
+
+    # Without setup_context, which torch.func alone needs: it costs a small tensor more time than the pass does.
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, *args: Any) -> Tensor:
+        y, stats = narrow.forward(x, weight, bias, *args)
+        ctx.save_for_backward(x, y, weight, bias, stats)
+        ctx.eps = args[-1]
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, y, weight, bias, stats = ctx.saved_tensors
+        needed = ctx.needs_input_grad[:3]
+        grads: tuple[Tensor | None, ...]
+        if torch.is_grad_enabled():
+            grads = _differentiable_backward(dy, x, weight, bias, stats, None, True, ctx.eps)[:3]
+        else:
+            dy, x, y = (t.contiguous() for t in (dy, x, y))
+            grads = narrow.backward(dy, x, y, weight, stats, needed[0])
+        wanted = (grad if need else None for grad, need in zip(grads, needed, strict=True))
+        return (*wanted, *(None,) * 5)
 
 
 def _differentiable_backward(
@@ -147,7 +172,7 @@ def choose_backend(
     momentum: float | None,
     eps: float,
 ) -> str:
-    """Return "triton" or "eager" for a call; arguments as in `batch_norm_relu`.
+    """Return "triton", "eager" or, for what eager leaves to `narrow`, "narrow"; arguments as in `batch_norm_relu`.
 
     Raises:
         ValueError, RuntimeError: as `resolve_backend`.
@@ -156,12 +181,15 @@ def choose_backend(
         # PyTorch's batch norm has rules for every torch.func transform, vmap among them.
         return "eager"
     name = resolve_backend(backend, x.device, unsupported=lambda: _unsupported(x, residual, affine, running))
-    if name == "triton" and _torch_decides(x, residual, affine, running, training, momentum, eps):
+    if name == "eager" and training and residual is None and eager.is_narrow(x):
+        name = "narrow" if _unsupported(x, residual, affine, running) is None else "eager"
+    if name != "eager" and _torch_decides(x, residual, affine, running, training, momentum, eps):
         return "eager"
     return name
 
 
-def apply_triton(
+def apply(
+    name: str,
     x: Tensor,
     residual: Tensor | None,
     affine: tuple[Tensor | None, Tensor | None],
@@ -172,14 +200,21 @@ def apply_triton(
     momentum: float | None,
     eps: float,
 ) -> Tensor:
-    """Run the kernels, recorded by autograd where a gradient is wanted; `momentum` None is the cumulative average."""
+    """Run "triton" or "narrow", recorded by autograd where a gradient is wanted.
+
+    `momentum` None is the cumulative average; other arguments as `choose_backend` has found good.
+    """
+    recorded = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, residual, *affine))
+    if name == "narrow":
+        flat = (x, *affine, *running, num_batches_tracked, momentum, eps)
+        return NarrowBatchNormReLU.apply(*flat) if recorded else narrow.forward(*flat)[0]
     # Here rather than in the operator, so that the backward pass finds the one copy that the forward pass made.
     x = dense(x)
     if residual is not None:
         residual = residual.expand_as(x)
     fixed, updated = ((None, None), running) if training else (running, (None, None))
     args = (x, residual, *affine, *fixed, *updated, num_batches_tracked, momentum, eps)
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, residual, *affine)):
+    if recorded:
         return BatchNormReLU.apply(*args)[0]
     return operators.forward(*args, False)[0]
 
@@ -222,12 +257,9 @@ def batch_norm_relu(
         ValueError: what `F.batch_norm` raises (one value per channel in training, eps), or an unknown backend.
         RuntimeError: what `F.batch_norm` raises (wrong channel counts), or a named backend that cannot serve the call.
     """
-    if not is_surely_eager(backend, input):
+    if not is_surely_eager(backend, input) or (training and eager.is_narrow(input)):
         affine, running = (weight, bias), (running_mean, running_var)
         name = choose_backend(backend, input, residual, affine, running, training=training, momentum=momentum, eps=eps)
-        if name == "triton":
-            return apply_triton(input, residual, affine, running, None, training=training, momentum=momentum, eps=eps)
-    narrow = training and eager.is_narrow(input)
-    x = eager.transpose(input) if narrow else input
-    y = F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
-    return eager.finish(y, residual, transposed=narrow)
+        if name != "eager":
+            return apply(name, input, residual, affine, running, None, training=training, momentum=momentum, eps=eps)
+    return eager.finish(F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps), residual)

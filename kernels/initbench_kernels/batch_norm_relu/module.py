@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from initbench_kernels.backend import is_surely_eager
 from initbench_kernels.batch_norm_relu import eager
-from initbench_kernels.batch_norm_relu.function import apply_triton, choose_backend
+from initbench_kernels.batch_norm_relu.function import apply, choose_backend
 
 
 class _BatchNormReLU(nn.modules.batchnorm._BatchNorm):
@@ -29,8 +29,9 @@ class _BatchNormReLU(nn.modules.batchnorm._BatchNorm):
         same two launches that compute the output; momentum None (the cumulative average) costs no synchronization.
         """
         self._check_input_dim(input)
-        if is_surely_eager(self.backend, input) and not torch.compiler.is_compiling():
-            return self._eager(input, residual)
+        compiling = torch.compiler.is_compiling()
+        if is_surely_eager(self.backend, input) and not compiling and not eager.is_narrow(input):
+            return eager.finish(super().forward(input), residual)
         affine = (self.weight, self.bias)
         use_batch = self.training or (self.running_mean is None and self.running_var is None)
         keeps_running = not self.training or self.track_running_stats
@@ -41,19 +42,14 @@ class _BatchNormReLU(nn.modules.batchnorm._BatchNorm):
         )
         batches = self.num_batches_tracked if self.training and self.track_running_stats else None
         if name == "eager":
-            if self.momentum is None and batches is not None and torch.compiler.is_compiling():
-                return eager.finish(self._cumulative(input, batches), residual, transposed=False)
-            return self._eager(input, residual)
+            if self.momentum is None and batches is not None and compiling:
+                return eager.finish(self._cumulative(input, batches), residual)
+            return eager.finish(super().forward(input), residual)
         # PyTorch's rule where there is no counter to average by.
         momentum = 0.0 if self.momentum is None and batches is None else self.momentum
-        return apply_triton(
-            input, residual, affine, running, batches, training=use_batch, momentum=momentum, eps=self.eps
+        return apply(
+            name, input, residual, affine, running, batches, training=use_batch, momentum=momentum, eps=self.eps
         )
-
-    def _eager(self, input: Tensor, residual: Tensor | None) -> Tensor:
-        narrow = self.training and eager.is_narrow(input)
-        y = super().forward(eager.transpose(input) if narrow else input)
-        return eager.finish(y, residual, transposed=narrow)
 
     def _cumulative(self, input: Tensor, batches: Tensor) -> Tensor:
         """As PyTorch's forward pass for momentum None, but without its float(batches), which breaks a graph in two."""

@@ -110,58 +110,6 @@ def test_no_python_autograd_function_and_one_activation_saved() -> None:
     assert large == {x.data_ptr(), y.data_ptr()}
 
 
-@pytest.mark.parametrize("residual", [False, True], ids=["alone", "residual"])
-@pytest.mark.parametrize("channels", [1, 3, 7])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-def test_narrow_matrix_is_at_least_as_exact_as_the_pair(dtype: torch.dtype, channels: int, residual: bool) -> None:
-    """Normalized column by column: results, gradients and buffers no further from float64 than PyTorch's own."""
-    x = 3 + torch.randn(NARROW_ROWS, channels, generator=torch.Generator().manual_seed(0)).to(dtype)
-    shift = x.flip(0) if residual else torch.zeros_like(x)
-    results = []
-    for of, plain in ((torch.float64, True), (dtype, True), (dtype, False)):
-        module = (nn.BatchNorm1d if plain else initbench_kernels.BatchNormReLU1d)(channels)
-        module = module.double() if of == torch.float64 else module
-        leaf, added = x.to(of).requires_grad_(), shift.to(of)
-        y = (module(leaf) + added).relu() if plain else module(leaf, added if residual else None)
-        grads = torch.autograd.grad((y * y.detach().roll(1, 0)).sum(), [leaf, *module.parameters()])
-        results.append([y, *grads, module.running_mean, module.running_var])
-    for wanted, pair, own in zip(*results, strict=True):
-        assert own.stride() == wanted.stride()
-        assert own.dtype == pair.dtype
-        error, allowed = ((t.double() - wanted).abs().max() for t in (own, pair))
-        # In float64 the pair is the yardstick itself: sums in another order.
-        units = 64 if dtype == torch.float64 else 2
-        assert error <= 1.5 * allowed + units * torch.finfo(own.dtype).eps * wanted.abs().max()
-
-
-def test_long_columns_are_summed_exactly() -> None:
-    """At 880,802 x 3 PyTorch's float32 sums along the rows give gradients that are off by 3e-4; ours 6e-7."""
-    x = torch.randn(880_802, 3, generator=torch.Generator().manual_seed(0))
-    dy = torch.randn(880_802, 3, generator=torch.Generator().manual_seed(1))
-    found = {}
-    for dtype, function in ((torch.float64, F.batch_norm), (torch.float32, initbench_kernels.batch_norm_relu)):
-        leaf = x.to(dtype).requires_grad_()
-        y = function(leaf, None, None, training=True)
-        found[dtype] = torch.autograd.grad(y.relu(), leaf, dy.to(dtype))[0].double()
-    assert (found[torch.float32] - found[torch.float64]).abs().max() < 3e-6
-
-
-def test_who_takes_narrow_matrices_by_columns() -> None:
-    """Only where it was measured to pay: many rows shorter than a register, contiguous, in training."""
-    x = torch.randn(NARROW_ROWS, 8)
-
-    def by_columns(x: Tensor) -> bool:
-        y = initbench_kernels.BatchNormReLU1d(x.shape[1], dtype=x.dtype)(x)
-        return y.grad_fn.next_functions[0][0].name() == "StackBackward0"
-
-    assert by_columns(x[:, :7].contiguous())
-    assert by_columns(x[:, :3].double().contiguous())
-    assert not by_columns(x)
-    assert not by_columns(x[:, :4].double().contiguous())
-    assert not by_columns(x[1:, :7].contiguous())
-    assert not by_columns(x[:, :7])
-
-
 def test_empty_batch() -> None:
     """No rows: PyTorch's answer, the running statistics included."""
     for training in (True, False):
