@@ -149,13 +149,12 @@ def plot(experiments: Names = None, out: Out = Path("results")) -> None:
     from initbench_core.presentation.figures import draw_figures, why_none
     from initbench_core.records.folder import ResultsFolder
 
-    chosen = experiments or catalogue.names()
-    for name in chosen:
+    for name in experiments or ():
         catalogue.find(name)
     with ResultsFolder(out).existing() as folder:
-        paths = draw_figures(folder, chosen, catalogue.find)
+        paths = draw_figures(folder, experiments or None, catalogue.find)
         if not paths:
-            raise UserError(why_none(folder, chosen))
+            raise UserError(why_none(folder, experiments or None))
     for path in paths:
         typer.echo(path)
 
@@ -192,14 +191,14 @@ def compare(
     from initbench_core.comparison.between_runs import DRIFT
     from initbench_core.comparison.changes import compare as find_changes
     from initbench_core.comparison.show import FORMATS, show
-    from initbench_core.comparison.sources import pairs
+    from initbench_core.comparison.sources import alone, pairs
 
     if form not in FORMATS:
         raise UserError(f"no format {form!r}: choose from {', '.join(FORMATS)}")
     runs = pairs(run_a, run_b, out, across_machines=across_machines)
     drift = DRIFT if drift is None else drift
     changes = find_changes(runs, min_difference=min_difference, drift=drift, across_machines=across_machines)
-    show(runs, changes, form)
+    show(runs, changes, form, alone(run_a, run_b, out))
     if any(change.verdict == "worse" for change in changes):
         raise typer.Exit(1)
 

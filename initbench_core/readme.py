@@ -17,8 +17,8 @@ from initbench_core.presentation.story import Claim
 from initbench_core.presentation.tables import escaped, markdown
 from initbench_core.records.files import replace_file
 from initbench_core.records.folder import ResultsFolder, RunName
+from initbench_core.records.run import read_run
 from initbench_core.records.schema import Record
-from initbench_core.records.store import read_whole
 
 README = Path(__file__).parents[1] / "README.md"
 # Whose claims the README tells, the study's core first; results/README.md has all.
@@ -67,10 +67,11 @@ def main() -> int:
     options = parser.parse_args()
     try:
         with ResultsFolder(options.out).existing() as folder:
-            if not folder.manifest(SPEED).get("finished"):
+            speed = read_run(folder.records(SPEED), SPEED)
+            if not speed.is_finished:
                 raise UserError(f"no finished run {SPEED} in {options.out}: initbench run {SPEED.experiment}")
             text = filled(README.read_text(), "results", story_tables(folder))
-            text = filled(text, "speed", speed_table(read_whole(folder.records(SPEED)).records))
+            text = filled(text, "speed", speed_table(speed.content.records))
         replace_file(README, text.encode())
     except UserError as error:
         print(f"readme: {error}", file=sys.stderr)

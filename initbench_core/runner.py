@@ -14,6 +14,7 @@ from initbench_core.experiments import Experiment
 from initbench_core.presentation.figures import draw_figures
 from initbench_core.presentation.progress import Progress
 from initbench_core.presentation.report import write_report
+from initbench_core.presentation.section import read_runs
 from initbench_core.records.files import make_folder
 from initbench_core.records.folder import ResultsFolder, RunName
 from initbench_core.records.store import RecordFile, read
@@ -71,10 +72,13 @@ def run_experiments(
         missing: list[str] = []
         failed: list[str] = []
         with folder.lock(), progress:
-            if not fresh:
-                # Records of another schema end the run: better now than when their experiment's turn comes.
-                for experiment, place in zip(experiments, where, strict=True):
-                    read(folder.records(RunName(experiment.name, profile, place.device_slug)))
+            # Records that cannot be read end the run: better now than when their turn comes, or the report's.
+            measured = [
+                RunName(x.name, profile, place.device_slug) for x, place in zip(experiments, where, strict=True)
+            ]
+            for run in measured if not fresh else ():
+                read(folder.records(run))
+            read_runs(folder, [run for run in folder.recorded() if run not in measured], catalogue.find)
             for experiment, place in zip(experiments, where, strict=True):
                 try:
                     records = _run(experiment, place, folder, setting, options, progress, checkpoints, fresh=fresh)

@@ -16,6 +16,7 @@ from initbench_core.comparison.judgement import Change
 from initbench_core.comparison.limits import limits
 from initbench_core.comparison.sources import Run
 from initbench_core.presentation.tables import markdown
+from initbench_core.records.folder import RunName
 
 FORMATS = ("text", "markdown", "json")
 # In the order in which they are shown, each with its colour.
@@ -25,22 +26,43 @@ SHOWN = 40
 HEADINGS = ("", "experiment", "configuration", "metric", "A", "B", "change", "95% interval", "n")
 
 
-def show(runs: Sequence[tuple[Run, Run]], changes: Sequence[Change], form: str) -> None:
-    """Print what changed, regressions first, and how much was compared."""
+def show(
+    runs: Sequence[tuple[Run, Run]],
+    changes: Sequence[Change],
+    form: str,
+    alone: tuple[Sequence[RunName], Sequence[RunName]] = ((), ()),
+) -> None:
+    """Print what changed, regressions first, how much was compared, and what was not.
+
+    Args:
+        runs: the pairs that were compared.
+        changes: what `changes.compare` found.
+        form: one of FORMATS.
+        alone: runs that only A has, and only B.
+    """
     standing = sorted(
         (change for change in changes if change.verdict in VERDICTS),
         key=lambda change: (list(VERDICTS).index(change.verdict), -_size(change)),
     )
     if form == "json":
         counts = {verdict: sum(change.verdict == verdict for change in changes) for verdict in (*VERDICTS, "same")}
-        noise = [dataclasses.asdict(limit) for limit in limits(changes)]
-        body = {"compared": len(changes), **counts, "changes": [*map(_plain, standing)], "limits": noise}
+        body = {
+            "compared": len(changes),
+            **counts,
+            "changes": [*map(_plain, standing)],
+            "limits": [dataclasses.asdict(limit) for limit in limits(changes)],
+            "alone": {
+                side: {"runs": [*map(str, names)], "trials": trials}
+                for side, names, trials in zip("AB", alone, trials_alone(runs), strict=True)
+            },
+        }
         print(json.dumps(body, indent=2, allow_nan=False))
         return
     worse = sum(change.verdict == "worse" for change in standing)
     shown = standing[: max(SHOWN, worse)]
     rest = f"and {len(standing) - len(shown)} more: --format json lists all" if len(shown) < len(standing) else ""
-    lines = [*versions(runs), *([rest] if rest else []), *map(str, limits(changes)), summary(changes)]
+    told = [*([rest] if rest else []), *map(str, limits(changes)), *not_compared(runs, alone), summary(changes)]
+    lines = [*versions(runs), *told]
     if form == "markdown":
         table = [markdown(pd.DataFrame(map(_row, shown), columns=list(HEADINGS)))] if shown else []
         print("\n\n".join([*table, *lines]))
@@ -73,6 +95,29 @@ def versions(runs: Sequence[tuple[Run, Run]]) -> list[str]:
         text.format(str(paths[0]) if len(paths) == 1 else f"{len(paths)} runs in {paths[0].parent}")
         for text, paths in sorted(lines.items())
     ]
+
+
+def trials_alone(runs: Sequence[tuple[Run, Run]]) -> tuple[dict[str, int], dict[str, int]]:
+    """Count by experiment the trials that only A has, and those that only B has."""
+    counts: tuple[Counter[str], Counter[str]] = Counter(), Counter()
+    for pair in runs:
+        first, second = ({record.key for record in run.records} for run in pair)
+        counts[0][pair[0].experiment] += len(first - second)
+        counts[1][pair[1].experiment] += len(second - first)
+    return dict(+counts[0]), dict(+counts[1])
+
+
+def not_compared(
+    runs: Sequence[tuple[Run, Run]], alone: tuple[Sequence[RunName], Sequence[RunName]] = ((), ())
+) -> list[str]:
+    """Tell what only one side has."""
+    lines = []
+    for side, names, trials in zip("AB", alone, trials_alone(runs), strict=True):
+        texts = [f"{count} {'trial' if count == 1 else 'trials'} of {name}" for name, count in trials.items()]
+        texts += [f"the run {name}" for name in names]
+        if texts:
+            lines.append(f"not compared, for {side} alone has them: {', '.join(texts)}")
+    return lines
 
 
 def _size(change: Change) -> float:

@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from initbench_core.errors import UserError
-from initbench_core.records.folder import ResultsFolder, RunName, read_manifest
+from initbench_core.records.folder import ResultsFolder, RunName
+from initbench_core.records.run import read_run
 from initbench_core.records.schema import Record
-from initbench_core.records.store import read_whole
 
 # What two runs share that were measured under the same conditions; versions and commits are what one compares.
 MACHINE = ("device", "device_name", "cores", "threads")
+
+Files = Mapping[RunName | None, Path]
 
 
 @dataclass(frozen=True)
@@ -49,21 +51,34 @@ def pairs(a: str, b: str, out: Path, *, across_machines: bool = False) -> list[t
         UserError: there is no such run, it is damaged, foreign or unfinished, or the two cannot be compared.
     """
     first, second = _files(a, out), _files(b, out)
+    found: list[tuple[RunName | None, Path, Path]]
     if len(first) == len(second) == 1 and None in first and None in second:
-        found = [(first[None], second[None])]
+        found = [(None, first[None], second[None])]
     elif None in first or None in second:
         raise UserError(f"{a} and {b}: name two files of records, or two results folders")
     else:
-        found = [(first[name], second[name]) for name in first if name in second]
+        found = [(name, first[name], second[name]) for name in first if name in second]
         if not found:
             raise UserError(f"{a} and {b} have no run in common: EXPERIMENT-PROFILE-DEVICE must agree")
-    runs = [(_load(x), _load(y)) for x, y in found]
+    runs = [(_load(x, name), _load(y, name)) for name, x, y in found]
     for pair in runs:
         _check(*pair, across_machines=across_machines)
+    for name, path in [*_alone(first, second), *_alone(second, first)]:
+        read_run(path, name)
     return runs
 
 
-def _files(source: str, out: Path) -> dict[RunName | None, Path]:
+def alone(a: str, b: str, out: Path) -> tuple[list[RunName], list[RunName]]:
+    """Return the runs that only `a` has, and those that only `b` has, where both are folders; see `pairs`."""
+    first, second = _files(a, out), _files(b, out)
+    return [name for name, _ in _alone(first, second) if name], [name for name, _ in _alone(second, first) if name]
+
+
+def _alone(files: Files, others: Files) -> list[tuple[RunName | None, Path]]:
+    return [(name, path) for name, path in files.items() if name not in others]
+
+
+def _files(source: str, out: Path) -> Files:
     """Return files of records by run, or under None if one file is meant."""
     path = Path(source)
     if path.is_file():
@@ -80,18 +95,18 @@ def _files(source: str, out: Path) -> dict[RunName | None, Path]:
     raise UserError(f"no run {source!r}: name a file of records, a results folder, or a run in {out} (there: {known})")
 
 
-def _load(path: Path) -> Run:
-    content = read_whole(path)
-    records = [*content.records, *content.failed]
-    manifest = read_manifest(path)
+def _load(path: Path, name: RunName | None) -> Run:
+    recorded = read_run(path, name)
+    manifest, content = recorded.manifest, recorded.content
     if not manifest:
-        name = path.with_suffix(".manifest.json").name
-        raise UserError(f"{path} has no {name} beside it, which tells the machine: keep the two together")
-    if not manifest.get("finished"):
+        beside = path.with_suffix(".manifest.json").name
+        raise UserError(f"{path} has no {beside} beside it, which tells the machine: keep the two together")
+    if not recorded.is_finished:
         raise UserError(
-            f"{path} is unfinished: {len(records)} of {manifest.get('trials', 'unknown')} trials are recorded; "
-            f"the command that began it continues it"
+            f"{path} is unfinished: {recorded.trials} of {manifest['trials']} trials are recorded; the command that "
+            f"began it continues it"
         )
+    records = [*content.records, *content.failed]
     return Run(path, records[0].experiment, records, manifest["environment"])
 
 

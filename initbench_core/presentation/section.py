@@ -1,7 +1,7 @@
 """What the report says of one run: collected once, written twice, as Markdown and as HTML."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,8 +13,8 @@ from initbench_core.errors import UserError
 from initbench_core.presentation.plots import OUTCOME_STYLE
 from initbench_core.presentation.story import CHAPTERS, Claim
 from initbench_core.records.folder import ResultsFolder, RunName
+from initbench_core.records.run import Recorded, command, read_run
 from initbench_core.records.schema import Failure, Record
-from initbench_core.records.store import Content, read, read_whole
 
 # Said in the report next to the numbers that they are about.
 OUTCOME_MEANING = {
@@ -180,49 +180,41 @@ def figure_path(folder: ResultsFolder, run: RunName, name: str) -> Path:
     return folder.figures / f"{run.experiment}-{name}-{run.profile}-{run.device}.png"
 
 
-def command(run: RunName, manifest: Mapping[str, Any]) -> str:
-    """Return the command that measures a run, or continues it; what options beside these it had is not recorded."""
-    seeds = f" --seeds {manifest['seeds']}" if "seeds" in manifest else ""
-    device = manifest["environment"]["device"]
-    default = f"initbench run {run.experiment} --profile {run.profile} --device {device}{seeds}"
-    return str(manifest.get("command", default))
-
-
-def is_finished(folder: ResultsFolder, run: RunName) -> bool:
-    """Tell whether all trials of a run are there: figures and findings of a part would mislead."""
-    return bool(folder.manifest(run).get("finished"))
-
-
-def read_run(folder: ResultsFolder, run: RunName) -> Content:
-    """Read the records of a finished run.
+def read_runs(
+    folder: ResultsFolder, runs: Iterable[RunName], find: Find
+) -> list[tuple[RunName, Presentable, Recorded]]:
+    """Read runs from which something is to be derived, each with its experiment: all of them before any is used.
 
     Raises:
-        UserError: they are damaged, or not of the experiment that the file's name says.
+        UserError: one of them is damaged or foreign, has lost trials, or is of no experiment.
     """
-    path = folder.records(run)
-    content = read_whole(path)
-    (found,) = {record.experiment for record in [*content.records, *content.failed]}
-    if found != run.experiment:
-        raise UserError(f"{path} holds records of {found}, not of {run.experiment}: move it away")
-    return content
+    found = []
+    for run in runs:
+        path = folder.records(run)
+        recorded = read_run(path, run)
+        try:
+            experiment = find(run.experiment)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
+        found.append((run, experiment, recorded))
+    return found
 
 
 def collect(folder: ResultsFolder, find: Find) -> Collected:
     """Collect what is to be said of every run.
 
     Raises:
-        UserError: records of a finished run that are damaged or foreign.
+        UserError: as `read_runs`.
     """
     collected: list[Section] = []
     unfinished, failed = [], []
-    for run in folder.recorded():
-        done = is_finished(folder, run)
-        content = read_run(folder, run) if done else read(folder.records(run))
-        section = _section(folder, run, find(run.experiment), content) if done else None
+    for run, experiment, recorded in read_runs(folder, folder.recorded(), find):
+        content = recorded.content
+        section = _section(folder, run, experiment, recorded) if recorded.is_finished else None
         if section:
             collected.append(section)
         else:
-            unfinished.append(Unfinished(run, len(content.records), folder.manifest(run).get("trials")))
+            unfinished.append(Unfinished(run, len(content.records), recorded.manifest.get("trials")))
         for record in content.failed:
             config = ", ".join(f"{name} {value}" for name, value in record.config.items())
             if record.failure:
@@ -230,9 +222,9 @@ def collect(folder: ResultsFolder, find: Find) -> Collected:
     return Collected(collected, unfinished, failed)
 
 
-def _section(folder: ResultsFolder, run: RunName, experiment: Presentable, content: Content) -> Section | None:
+def _section(folder: ResultsFolder, run: RunName, experiment: Presentable, recorded: Recorded) -> Section | None:
     """Return what is to be said of a run; None where failed trials leave too little to make a table of."""
-    records = content.records
+    records = recorded.content.records
     prefix, suffix = figure_path(folder, run, "\0").name.split("\0")
     figures = {path.name[len(prefix) : -len(suffix)]: path for path in folder.figures.glob(f"{prefix}*{suffix}")}
     counts = Counter(record.outcome.name for record in records if record.outcome)
@@ -250,9 +242,9 @@ def _section(folder: ResultsFolder, run: RunName, experiment: Presentable, conte
             seeds=len({record.config.get("seed") for record in records}),
             seconds=sum(record.seconds for record in records),
             notes=Counter(note for record in records for note in record.notes),
-            manifest=folder.manifest(run),
+            manifest=recorded.manifest,
         )
     except Exception:
-        if content.failed:
+        if recorded.content.failed:
             return None
         raise

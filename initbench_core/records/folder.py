@@ -150,8 +150,10 @@ def read_manifest(records: Path) -> dict[str, Any]:
         return {}
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}): delete it, or measure again with --fresh") from error
-    if not isinstance(body, dict):
-        raise UserError(f"{path} is damaged (no object): delete it, or measure again with --fresh")
-    if body.get("finished") and not isinstance(body.get("environment"), dict):
-        raise UserError(f"{path} is damaged (no environment): delete it, or measure again with --fresh")
-    return body
+    manifest: dict[str, Any] = body if isinstance(body, dict) else {}
+    environment, trials = manifest.get("environment"), manifest.get("trials")
+    if not (isinstance(environment, dict) and isinstance(trials, int) and trials > 0):
+        raise UserError(
+            f"{path} is damaged (no environment, or no number of trials): delete it, or measure again with --fresh"
+        )
+    return manifest

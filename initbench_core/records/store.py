@@ -3,13 +3,14 @@
 import json
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from initbench_core.errors import UserError
 from initbench_core.records.files import append_line, make_folder, replace_file, write_json
+from initbench_core.records.folder import RunName
 from initbench_core.records.schema import SCHEMA, Record, Scalar, from_line, to_line, trial_key
 
 
@@ -64,46 +65,23 @@ def read(path: Path) -> Content:
     return content
 
 
-def read_whole(path: Path) -> Content:
-    """Read a file of records from which something is to be derived: nothing of it may be lost.
-
-    Raises:
-        UserError: it is missing, empty, damaged or no file of records, or mixes two experiments, machines or codes.
-    """
-    content = read(path)
-    if not (content.records or content.failed):
-        raise UserError(f"{path} is not a file of records: no line of it is one")
-    if content.damaged:
-        numbers = ", ".join(str(number) for number, _ in content.damaged[:5])
-        raise UserError(
-            f"{path} is damaged in {len(content.damaged)} of its lines ({numbers}): the `initbench run` that wrote it "
-            f"sets them apart and measures their trials again"
-        )
-    records = [*content.records, *content.failed]
-    if len(experiments := sorted({record.experiment for record in records})) > 1:
-        raise UserError(f"{path} mixes records of {', '.join(experiments)}: it is no run of one experiment")
-    if len(identities := {record.identity for record in records}) > 1:
-        raise UserError(
-            f"{path} mixes records of {len(identities)} machines, versions or codes: keep one of them, or measure "
-            f"again with --fresh"
-        )
-    return content
-
-
 class RecordFile:
     """The records of one experiment in one profile on one device, open for one writer.
 
     A trial that failed does not count as done: the next run tries it again, and its last record is the one that holds.
-    Records made by another environment, by other code or on other data do not count as done. They stay where they are
-    until the first new record is ready; then the old file and its manifest move to `older/`, so nothing is lost and a
-    file never mixes two of these.
+    Records made by another environment, by other code or on other data do not count as done, nor do those of another
+    experiment. They stay where they are until the first new record is ready; then the old file and its manifest move to
+    `older/`, so nothing is lost and a file never mixes two of these.
+
+    A shorter command than the one that began the file (fewer seeds) has no say in when that one's run is finished: the
+    larger of the two plans stays in the manifest.
     """
 
     def __init__(self, path: Path, identity: str, manifest: Mapping[str, Any], *, fresh: bool = False) -> None:
         """Open `path`; set damaged lines apart.
 
         Args:
-            path: the .jsonl file.
+            path: the .jsonl file, named as `RunName` is.
             identity: fingerprint of the environment and code that will write.
             manifest: how the records come about, with the number of "trials" planned; written beside the file.
             fresh: count nothing as done.
@@ -115,14 +93,17 @@ class RecordFile:
         self.failed: dict[str, Record] = {}
         self._done: set[str] = set()
         self._appended = False
-        self._to_set_aside = fresh and path.exists()
-        if self._to_set_aside:
+        # What has to move away before the first new record comes, in words.
+        self._earlier = "earlier records" if fresh and path.exists() else ""
+        if self._earlier:
             return
         content = self._repair(read(path))
-        self._to_set_aside = any(record.identity != identity for record in [*content.records, *content.failed])
-        if not self._to_set_aside:
+        self._earlier = self._not_ours([*content.records, *content.failed])
+        if not self._earlier:
             self._done = {record.key for record in content.records}
             self.failed = {record.key: record for record in content.failed}
+        if self._done or self.failed:
+            self.manifest |= self._larger_plan()
 
     @property
     def manifest_path(self) -> Path:
@@ -136,7 +117,7 @@ class RecordFile:
     def append(self, record: Record) -> None:
         """Add one trial, durably."""
         if not self._appended:
-            if self._to_set_aside:
+            if self._earlier:
                 self._set_aside()
             write_json(self.manifest_path, {**self.manifest, "finished": False})
             self._appended = True
@@ -162,6 +143,23 @@ class RecordFile:
         except (OSError, ValueError, KeyError):
             return False
 
+    def _not_ours(self, records: Sequence[Record]) -> str:
+        """Say what the records are where they do not count; empty where they do."""
+        own = RunName.of(self.path).experiment
+        if others := sorted({record.experiment for record in records} - {own}):
+            return f"records of {', '.join(others)} that were in {self.path.name}"
+        is_foreign = any(record.identity != self.identity for record in records)
+        return "earlier records of other code, data or another environment" if is_foreign else ""
+
+    def _larger_plan(self) -> dict[str, Any]:
+        """Return how many trials and seeds the manifest beside the records names, where they are more."""
+        try:
+            beside = json.loads(self.manifest_path.read_text())
+            is_larger = beside["trials"] > self.manifest["trials"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}
+        return {name: beside[name] for name in ("trials", "seeds") if name in beside} if is_larger else {}
+
     def _set_aside(self) -> None:
         older = self.path.parent / "older"
         make_folder(older)
@@ -169,7 +167,7 @@ class RecordFile:
         for file in (self.path, self.manifest_path):
             if file.exists():
                 file.rename(older / f"{stamp}-{file.name}")
-        self.warnings.append(f"earlier records of other code, data or another environment are now in {older}")
+        self.warnings.append(f"{self._earlier} are now in {older}")
 
     def _repair(self, content: Content) -> Content:
         """Set damaged lines apart in a file beside, and rewrite the records without them."""

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from initbench_core.records.schema import seal
+from initbench_core.records.schema import Record, seal, to_line
 from initbench_core.records.store import read
 from initbench_core.training import checkpoint
-from tests.cli.command import Call
+from tests.cli.command import Call, untimed
 
 
 def test_records_of_a_newer_schema(call: Call, tmp_path: Path) -> None:
@@ -50,6 +50,92 @@ def test_a_foreign_file_among_the_records(call: Call, tmp_path: Path) -> None:
     code, _, errors = call("report", "--out", tmp_path)
     assert code == 2
     assert "notes.jsonl is not a file of records" in errors
+
+
+def files(folder: Path) -> dict[Path, bytes]:
+    """Return what a folder holds, but for the traces of locks."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
+
+
+@pytest.mark.parametrize("lines", [slice(0, 0), slice(3), slice(3, None)], ids=["empty", "end cut", "beginning cut"])
+def test_a_finished_run_that_lost_trials_is_refused_and_made_whole_by_the_same_command(
+    call: Call, tmp_path: Path, lines: slice
+) -> None:
+    arguments = ("run", "overflow", "--profile", "smoke", "--device", "cpu", "--out", tmp_path)
+    call(*arguments)
+    records = tmp_path / "runs" / "overflow-smoke-cpu.jsonl"
+    whole = untimed(records)
+    records.write_text("".join(records.read_text().splitlines(keepends=True)[lines]))
+    before, left = files(tmp_path), len(read(records).records)
+    others = ("run", "signal_propagation", "--profile", "smoke", "--device", "cpu", "--out", tmp_path)
+    for command in (
+        ("report", "--out", tmp_path),
+        ("plot", "--out", tmp_path),
+        ("compare", tmp_path, tmp_path),
+        others,
+    ):
+        code, output, errors = call(*command)
+        assert (code, output) == (2, "")
+        assert errors.startswith(f"initbench: {records} has lost trials, {left} of 8 are there: ")
+        assert f"`initbench run overflow --profile smoke --device cpu --seeds 1 --out {tmp_path}`" in errors
+        assert errors.count("\n") == 1
+        assert files(tmp_path) == before
+    assert call(*arguments)[0] == 0
+    assert untimed(records) == whole
+    manifest = json.loads(records.with_suffix(".manifest.json").read_text())
+    assert (manifest["finished"], manifest["trials"]) == (True, 8)
+    assert call("report", "--out", tmp_path)[0] == 0
+
+
+def test_what_is_no_run_is_refused_and_nothing_is_overwritten(call: Call, tmp_path: Path) -> None:
+    """Without a finished manifest too: garbage, records of another experiment, and those of none."""
+    call("run", "overflow", "--profile", "smoke", "--device", "cpu", "--out", tmp_path)
+    own = (tmp_path / "runs" / "overflow-smoke-cpu.jsonl").read_text()
+    foreign = tmp_path / "runs" / "foo-quick-cpu.jsonl"
+    unknown = to_line(Record("foo", {"seed": 0}, "me", []))
+    for text, says in (
+        ("garbage\n", "is not a file of records: no line of it is one; move it away"),
+        (own, "holds records of overflow, not of foo: move it away"),
+        (unknown, "no experiment 'foo': choose from"),
+    ):
+        foreign.write_text(text)
+        before = files(tmp_path)
+        for command in ("report", "plot"):
+            code, output, errors = call(command, "--out", tmp_path)
+            assert (code, output) == (2, "")
+            assert errors.startswith(f"initbench: {foreign}")
+            assert says in errors
+            assert errors.count("\n") == 1
+            assert files(tmp_path) == before
+
+
+def test_records_of_another_experiment_are_named_when_they_move_aside(call: Call, tmp_path: Path) -> None:
+    options = ("--profile", "smoke", "--device", "cpu", "--out", tmp_path)
+    call("run", "overflow", *options)
+    mine = tmp_path / "runs" / "overflow-smoke-cpu.jsonl"
+    mine.rename(tmp_path / "runs" / "signal_propagation-smoke-cpu.jsonl")
+    code, output, _ = call("run", "signal_propagation", *options)
+    assert code == 0
+    older = tmp_path / "runs" / "older"
+    assert f"records of overflow that were in signal_propagation-smoke-cpu.jsonl are now in {older}" in output
+
+
+def test_a_run_killed_in_mid_line_is_unfinished_and_continued(call: Call, tmp_path: Path) -> None:
+    arguments = ("run", "overflow", "--profile", "smoke", "--device", "cpu", "--out", tmp_path)
+    call(*arguments)
+    records = tmp_path / "runs" / "overflow-smoke-cpu.jsonl"
+    manifest = tmp_path / "runs" / "overflow-smoke-cpu.manifest.json"
+    finished = manifest.read_text()
+    for lines in (0, 3):
+        manifest.write_text(finished.replace('"finished": true', '"finished": false'))
+        whole = records.read_text().splitlines(keepends=True)
+        records.write_text("".join([*whole[:lines], whole[lines][:50]]))
+        assert call("report", "--out", tmp_path)[0] == 0
+        assert f"is unfinished: {lines} of 8" in (tmp_path / "README.md").read_text()
+        assert f"{8 - lines} of 8 trials are missing" in call("plot", "--out", tmp_path)[2]
+        assert call(*arguments)[0] == 0
+        assert len(read(records).records) == 8
+        assert "is unfinished" not in (tmp_path / "README.md").read_text()
 
 
 def test_a_damaged_data_set_leaves_existing_records_alone(call: Call, tmp_path: Path) -> None:

@@ -28,8 +28,8 @@ from initbench_core.networks.implementations import IMPLEMENTATIONS
 from initbench_core.presentation import speed
 from initbench_core.presentation.report import write_report
 from initbench_core.records.folder import ResultsFolder, RunName
+from initbench_core.records.run import read_run
 from initbench_core.records.schema import Record, scalar
-from initbench_core.records.store import read_whole
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="tells what happens without a CUDA device")
@@ -170,7 +170,7 @@ def test_the_check_records_as_the_experiments_do(
     folder = ResultsFolder(tmp_path)
     run = RunName("gpu_check", "full", "cpu")
     assert folder.recorded() == [run]
-    content = read_whole(folder.records(run))
+    content = read_run(folder.records(run), run).content
     assert [record.config["shape"] for record in content.records] == ["64x3 float32", "8x4x5x5 bfloat16 channels_last"]
     assert [record.failure.reason for record in content.failed if record.failure] == ["out_of_memory", "timeout"]
     assert folder.manifest(run)["finished"] is True

@@ -16,7 +16,7 @@ from initbench_core.comparison.judgement import Change, holm
 from initbench_core.comparison.rules import rule_for
 from initbench_core.comparison.sources import Run, pairs
 from initbench_core.records.folder import ResultsFolder, RunName
-from initbench_core.records.schema import Failure, Measurement, Outcome, Record, scalar
+from initbench_core.records.schema import Failure, Measurement, Outcome, Record, scalar, to_line
 from initbench_core.records.store import RecordFile
 
 RUN = RunName("toy", "quick", "cpu")
@@ -242,6 +242,23 @@ def test_another_machine(tmp_path: Path, call: Call) -> None:
     assert body["compared"] == 2
 
 
+def test_trials_and_runs_that_only_one_side_has_are_told(tmp_path: Path, call: Call) -> None:
+    """Other seeds, as after a shorter run, and a run whose file is gone."""
+    trials = [trial(seed, scalar("test_loss", "1", 1.0)) for seed in range(5)]
+    write(tmp_path / "a", trials)
+    write(tmp_path / "a", trials, RunName("toy", "full", "cpu"))
+    write(tmp_path / "b", trials[2:4])
+    for form in ("text", "markdown"):
+        code, output, _ = call(tmp_path / "a", tmp_path / "b", "--format", form)
+        assert code == 0
+        assert "not compared, for A alone has them: 3 trials of toy, the run toy-full-cpu" in output
+        assert "for B alone" not in output
+    assert "for B alone has them: 3 trials of toy, the run" in call(tmp_path / "b", tmp_path / "a")[1]
+    body = json.loads(call(tmp_path / "a", tmp_path / "b", "--format", "json")[1])
+    assert body["alone"] == {"A": {"runs": ["toy-full-cpu"], "trials": {"toy": 3}}, "B": {"runs": [], "trials": {}}}
+    assert "not compared" not in call(tmp_path / "a", tmp_path / "a")[1]
+
+
 def test_folders_names_and_formats(tmp_path: Path, call: Call) -> None:
     losses = {"a": 1.0, "b": 1.2}
     for name, loss in losses.items():
@@ -260,6 +277,10 @@ def test_folders_names_and_formats(tmp_path: Path, call: Call) -> None:
 
 def break_records(file: Path) -> None:
     file.write_text(file.read_text().replace('"trials"', '"trails"').replace("1.0", "1.1"))
+
+
+def lose_a_trial(file: Path) -> None:
+    file.write_text(file.read_text().splitlines(keepends=True)[0])
 
 
 def make_foreign(file: Path) -> None:
@@ -297,6 +318,7 @@ def delete(file: Path) -> None:
     ("spoil", "says"),
     [
         (break_records, "toy-quick-cpu.jsonl is damaged in 1 of its lines (1)"),
+        (lose_a_trial, "toy-quick-cpu.jsonl has lost trials, 1 of 2 are there"),
         (make_foreign, "toy-quick-cpu.jsonl is not a file of records"),
         (drop_manifest, "has no toy-quick-cpu.manifest.json beside it"),
         (damage_manifest, "toy-quick-cpu.manifest.json is damaged"),
@@ -318,6 +340,21 @@ def test_what_cannot_be_compared_is_one_line_and_code_2(
     assert says in errors
     assert errors.count("\n") == 1
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("text", ["garbage\n", to_line(Record("toy", {"seed": 0}, "me", []))])
+def test_a_file_that_is_no_run_is_refused_though_the_other_folder_lacks_it(
+    tmp_path: Path, call: Call, text: str
+) -> None:
+    for name in "ab":
+        write(tmp_path / name, [trial(0, scalar("test_loss", "1", 1.0))])
+    foreign = tmp_path / "b" / "runs" / "foo-quick-cpu.jsonl"
+    foreign.write_text(text)
+    for order in ("ab", "ba", "bb"):
+        code, output, errors = call(*(tmp_path / name for name in order))
+        assert (code, output) == (2, "")
+        assert errors.startswith(f"initbench: {foreign} ")
+        assert errors.count("\n") == 1
 
 
 def test_every_recorded_metric_of_training_has_a_direction() -> None:

@@ -15,7 +15,7 @@ from initbench_core.errors import UserError
 from initbench_core.records import files
 from initbench_core.records.files import append_line, replace_file
 from initbench_core.records.schema import Failure, Record, scalar, seal, to_line
-from initbench_core.records.store import RecordFile, read, read_whole
+from initbench_core.records.store import RecordFile, read
 
 
 def record(seed: int, identity: str = "here", value: float = 1.0) -> Record:
@@ -130,16 +130,41 @@ def test_a_manifest_of_a_finished_run_stays_as_it_is(path: Path) -> None:
     assert open_file(path).manifest_path.read_bytes() == before
 
 
-def test_what_is_derived_from_is_one_run(path: Path) -> None:
-    """Appended by hand: records of another experiment, or of another machine."""
-    whole = path.read_text()
-    assert len(read_whole(path).records) == 3
-    path.write_text(whole + to_line(record(3, identity="there")))
-    with pytest.raises(UserError, match="mixes records of 2 machines, versions or codes"):
-        read_whole(path)
-    path.write_text(whole + to_line(replace(record(3), experiment="other")))
-    with pytest.raises(UserError, match="mixes records of exp, other"):
-        read_whole(path)
+def test_a_shorter_command_has_no_say_in_when_a_longer_ones_run_is_finished(path: Path) -> None:
+    """Twenty seeds, one of them failed; then five seeds, which try that one again."""
+    longer = open_file(path, trials=5)
+    longer.append(record(3))
+    longer.append(failed(4))
+    longer.finish()
+    shorter = RecordFile(path, "here", {"profile": "quick", "seeds": 1, "trials": 1})
+    shorter.append(record(4))
+    assert json.loads(shorter.manifest_path.read_text())["finished"] is False
+    shorter.finish()
+    manifest = json.loads(shorter.manifest_path.read_text())
+    assert (manifest["finished"], manifest["trials"]) == (True, 5)
+
+
+def test_a_run_that_lost_lines_is_finished_by_the_same_command(path: Path) -> None:
+    open_file(path).finish()
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
+    again = open_file(path)
+    assert not again.is_done("exp", {"seed": 0})
+    again.append(record(0))
+    assert '"finished": false' in again.manifest_path.read_text()
+    again.finish()
+    assert '"finished": true' in again.manifest_path.read_text()
+    assert sorted(map(str, seeds(path))) == ["0", "1", "2"]
+
+
+def test_records_of_another_experiment_move_aside_and_are_named(path: Path) -> None:
+    foreign = path.with_name("other-quick-cpu.jsonl")
+    path.rename(foreign)
+    records = open_file(foreign)
+    assert not records.is_done("exp", {"seed": 0})
+    records.append(replace(record(0), experiment="other"))
+    older = foreign.parent / "older"
+    assert records.warnings == [f"records of exp that were in other-quick-cpu.jsonl are now in {older}"]
+    assert [r.experiment for r in read(foreign).records] == ["other"]
 
 
 def test_a_newer_schema_is_refused_with_its_place(path: Path) -> None:
