@@ -24,11 +24,9 @@ from initbench_core.comparison.judgement import Change, holm, judge
 from initbench_core.comparison.rules import rule_for
 from initbench_core.comparison.series import Series, series
 from initbench_core.comparison.sources import Run
-from initbench_core.records.schema import Record
+from initbench_core.records.schema import OUTCOMES, Record
 
 FALSE_ALARM_RATE = 0.05
-# From best to worst; `training.outcome` defines them.
-OUTCOMES = ("trained", "slow", "stalled", "diverged")
 
 Pair = tuple[Record, Record]
 
@@ -136,16 +134,17 @@ def _against(
 
 def _outcomes(blank: Change, pairs: Sequence[Pair]) -> Change:
     names = [tuple(record.outcome.name if record.outcome else "none" for record in pair) for pair in pairs]
-    ranks = [[OUTCOMES.index(x) if x in OUTCOMES else len(OUTCOMES) for x in pair] for pair in names]
+    ranks = [[_rank(name) for name in pair] for pair in names]
     better = sum(b < a for a, b in ranks)
     worse = sum(b > a for a, b in ranks)
     texts = [
-        ", ".join(f"{count} {name}" for name, count in sorted(Counter(side).items(), key=_rank))
+        ", ".join(f"{count} {name}" for name, count in sorted(Counter(side).items(), key=lambda item: _rank(item[0])))
         for side in zip(*names, strict=True)
     ]
     verdict = "worse" if worse else "better" if better else "same"
     return replace(blank, verdict=verdict, metric="outcome", a=texts[0], b=texts[1], n=len(pairs))
 
 
-def _rank(entry: tuple[str, int]) -> int:
-    return OUTCOMES.index(entry[0]) if entry[0] in OUTCOMES else len(OUTCOMES)
+def _rank(outcome: str) -> int:
+    names = list(OUTCOMES)
+    return names.index(outcome) if outcome in names else len(names)

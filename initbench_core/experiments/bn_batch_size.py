@@ -4,9 +4,9 @@ Question: how small may a batch be before BatchNorm's statistics cost more than 
 
 An MLP of three hidden layers of 100 ReLU units on digits, Kaiming's weights, plain SGD; every batch size sees the same
 samples, two epochs, with a learning rate in proportion to it (0.1 at 64). The control arm without BatchNorm has the
-same batches and rates. What differs between training and evaluation is BatchNorm's statistics: those of a batch, or
-running averages of them. So each network is also scored on the test images with the statistics of batches of its own
-training size.
+same batches and rates. The target is a validation accuracy of 70%, scored once an epoch. What differs between training
+and evaluation is BatchNorm's statistics: those of a batch, or running averages of them. So each network is also scored
+on the test images with the statistics of batches of its own training size.
 
 Expected: a batch of 2 makes every normalized unit +1 or -1 (or 0): only the sign of a difference passes, and BatchNorm
 is worse than none. Its advantage returns within a few doublings. At the largest batches, with few steps and large
@@ -42,6 +42,7 @@ from initbench_core.training.train import Recipe, train
 from initbench_core.training.trial_log import batch_bounds
 
 RATE_PER_SAMPLE = 0.1 / 64
+TARGET = 0.7
 ARMS = {"before": "BatchNorm before ReLU", "none": "no BatchNorm"}
 
 
@@ -76,6 +77,8 @@ def prepare(config: Config, setting: Setting) -> tuple[nn.Module, Data, Recipe]:
         epochs=config.epochs,
         lr=RATE_PER_SAMPLE * config.batch,
         batch_size=config.batch,
+        target=TARGET,
+        target_metric="validation_accuracy",
         record_every=max(1, 512 // config.batch),
         model_metrics=("update_ratio",),
     )

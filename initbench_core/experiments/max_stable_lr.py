@@ -113,7 +113,7 @@ def _works(configs: Sequence[Config], rate: float, data: Data, setting: Setting)
     models = [seeded(_network, config, setting, data.train.x[0].numel()) for config in configs]
     trained = train_together(models, data, recipe, seeds=[config.seed for config in configs], setting=setting)
     outcomes = [next(e.name for e in emissions if isinstance(e, Outcome)) for emissions in trained]
-    return [outcome in ("trained", "slow") for outcome in outcomes]
+    return [outcome not in ("stalled", "diverged") for outcome in outcomes]
 
 
 def _network(config: Config, setting: Setting, inputs: int) -> nn.Module:

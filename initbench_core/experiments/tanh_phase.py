@@ -89,6 +89,8 @@ def prepare(config: Config, setting: Setting) -> tuple[nn.Module, Data, Recipe]:
         lr=config.lr,
         momentum=0.9,
         batch_size=32,
+        target=TARGET,
+        target_metric="final_train_accuracy",
         record_every=25,
         evaluate_every=config.epochs,
         model_metrics=("update_ratio",),

@@ -23,7 +23,7 @@ from initbench_core.presentation.tables import cell_text
 
 HERE = Path(__file__).parent
 # The markers of the figures as characters.
-GLYPHS = {"o": "●", "^": "▲", "s": "■", "X": "✖"}
+GLYPHS = {"o": "●", "D": "◆", "^": "▲", "s": "■", "X": "✖"}
 OUTCOMES = re.compile(rf"(\d+ )?\b({'|'.join(OUTCOME_STYLE)})\b")
 
 

@@ -28,6 +28,7 @@ INK = "#333333"
 # How an outcome looks, in every figure: fill colour, marker.
 OUTCOME_STYLE: dict[Any, Any] = {
     "trained": ("#3f90da", "o"),
+    "learned": ("#94a4a2", "D"),
     "slow": ("#92dadd", "^"),
     "stalled": ("#b9ac70", "s"),
     "diverged": ("#bd1f01", "X"),

@@ -8,10 +8,11 @@ from pathlib import Path
 import jinja2
 
 from initbench_core.presentation import page
-from initbench_core.presentation.section import INTERVALS, OUTCOME_MEANING, Find, collect
+from initbench_core.presentation.section import INTERVALS, Find, collect
 from initbench_core.presentation.tables import escaped, markdown
 from initbench_core.records.files import replace_file
 from initbench_core.records.folder import ResultsFolder
+from initbench_core.records.schema import OUTCOMES
 
 
 def write_report(folder: ResultsFolder, find: Find) -> list[Path]:
@@ -24,7 +25,7 @@ def write_report(folder: ResultsFolder, find: Find) -> list[Path]:
         UserError: records that are damaged or foreign; nothing is written.
     """
     collected = collect(folder, find)
-    context = {"report": collected, "outcome_meaning": OUTCOME_MEANING, "intervals": INTERVALS}
+    context = {"report": collected, "outcome_meaning": OUTCOMES, "intervals": INTERVALS}
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=False, undefined=jinja2.StrictUndefined
     )

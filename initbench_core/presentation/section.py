@@ -17,12 +17,6 @@ from initbench_core.records.run import Recorded, command, read_run
 from initbench_core.records.schema import Failure, Record
 
 # Said in the report next to the numbers that they are about.
-OUTCOME_MEANING = {
-    "trained": "reached its target",
-    "slow": "did better than the constant predictor, but fell short of the target",
-    "stalled": "did not better the constant predictor's loss by 1%",
-    "diverged": "left the finite numbers, or 1,000 times its first loss",
-}
 INTERVALS = (
     "Intervals (low to high) are 95%: of means over seeds Student's, on the log scale where the axis is; of fractions "
     "of seeds Wilson's; of ratios between configurations and of steps to a target a bootstrap over seeds, paired; of "

@@ -11,10 +11,20 @@ from typing import Any
 
 from initbench_core.errors import UserError
 
-SCHEMA = 2
+SCHEMA = 3
 
-# What this version reads. Schema 1 had no failures; a line of it is one of schema 2 without that field.
-READABLE = (1, 2)
+# What this version reads. Schema 1 had no failures; a line of it is one of schema 2 without that field. Up to schema 2
+# a training without a target was "trained" where it is "learned" now.
+READABLE = (1, 2, 3)
+
+# How a training ends, from best to worst; `training.outcome` decides it.
+OUTCOMES = {
+    "trained": "reached its target",
+    "learned": "did better than the constant predictor, where no target was set",
+    "slow": "did better than the constant predictor, but fell short of the target",
+    "stalled": "did not better the constant predictor's loss by 1%",
+    "diverged": "left the finite numbers, or 1,000 times its first loss",
+}
 
 Scalar = float | int | str | bool | None
 
@@ -59,7 +69,7 @@ class Outcome:
     """How a training ended; the classes are defined in `training.outcome`.
 
     Attributes:
-        name: "trained", "slow", "stalled" or "diverged".
+        name: a key of `OUTCOMES`.
         first_bad_step: the step (from 1) whose loss was the first bad one, for "diverged".
     """
 
@@ -176,11 +186,15 @@ def from_line(line: str) -> Record:
             raise UserError(f"records of schema {schema}, this version reads {SCHEMA}: {_advice(schema)}")
         failure = body.get("failure")
         outcome = Outcome(body["outcome"], body["first_bad_step"]) if body["outcome"] else None
+        measurements = [_decode(m) for m in body["measurements"]]
+        had_target = any(m.metric == "steps_to_target" for m in measurements)
+        if schema < 3 and outcome and outcome.name == "trained" and not had_target:
+            outcome = Outcome("learned")
         return Record(
             experiment=body["experiment"],
             config=body["config"],
             identity=body["identity"],
-            measurements=[_decode(m) for m in body["measurements"]],
+            measurements=measurements,
             outcome=outcome,
             seconds=body["seconds"],
             notes=body["notes"],

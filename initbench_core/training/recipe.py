@@ -22,8 +22,9 @@ class Recipe:
         clip_norm: bound on the norm of all gradients together (keeps the direction); None leaves it.
         plateau_patience: epochs without a better validation loss before the rate is divided by 10; None keeps it.
         early_stopping: epochs without a better validation loss before training stops and the best weights return.
-        target: training succeeded when `target_metric` gets there; None takes all that is better than stalled.
-        target_metric: "train_loss", "validation_loss" (at most the target) or "validation_accuracy" (at least).
+        target: training succeeded when `target_metric` gets there; None asks for nothing.
+        target_metric: "train_loss", "validation_loss" (at most the target), "validation_accuracy" (at least) or
+            "final_train_accuracy" (at least; it is known at the end only).
         stop_at_target: whether training ends when the target is reached.
         record_every: steps between recorded training losses.
         evaluate_every: epochs between evaluations on the validation split.
@@ -63,7 +64,7 @@ def check_target(recipe: Recipe, data: Data) -> None:
     Raises:
         ConfigError: the best predictor that ignores its input meets it already.
     """
-    y = (data.train if recipe.target_metric == "train_loss" else data.validation).y
+    y = (data.train if recipe.target_metric in ("train_loss", "final_train_accuracy") else data.validation).y
     value = constant_accuracy(y) if recipe.target_metric.endswith("accuracy") else constant_loss(y)
     if recipe.is_met_by(value):
         better = "above" if recipe.target_metric.endswith("accuracy") else "below"

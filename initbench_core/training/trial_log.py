@@ -157,6 +157,8 @@ class TrialLog:
         """
         history, unit = self.history, loss_unit(self._y)
         train, test = (scores.get(split, Score(nan, nan)) for split in ("train", "test"))
+        if self.recipe.target_metric == "final_train_accuracy":
+            self._check_target(train.accuracy, history.step)
         yield from self._curves(unit)
         yield scalar("final_train_loss", unit, train.loss)
         yield scalar("best_validation_loss", unit, nan if self.is_bad() else history.best_loss)
@@ -171,7 +173,7 @@ class TrialLog:
             first_bad_step=history.first_bad_step,
             final_loss=train.loss,
             constant_loss=constant_loss(self._y),
-            reached_target=self.recipe.target is None or history.steps_to_target is not None,
+            reached_target=None if self.recipe.target is None else history.steps_to_target is not None,
         )
 
     def _curves(self, loss_unit: str) -> Iterator[Measurement]:

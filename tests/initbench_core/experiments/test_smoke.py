@@ -46,6 +46,15 @@ def test_it_records_every_trial_of_its_grid(results: ResultsFolder, name: str) -
 
 
 @pytest.mark.parametrize("name", names())
+def test_what_it_trains_has_a_target(results: ResultsFolder, name: str) -> None:
+    """Without one "trained" would be whatever does not stall."""
+    for record in records(results, name):
+        if record.outcome:
+            assert any(m.metric == "steps_to_target" for m in record.measurements)
+            assert record.outcome.name != "learned"
+
+
+@pytest.mark.parametrize("name", names())
 def test_its_lines_are_strict_json(results: ResultsFolder, name: str) -> None:
     def refuse(constant: str) -> None:
         raise AssertionError(f"{constant} is not JSON")

@@ -17,7 +17,7 @@ from initbench_core.presentation.section import collect, figure_path
 from initbench_core.presentation.statistics import Interval
 from initbench_core.presentation.story import Claim
 from initbench_core.records.folder import ResultsFolder, RunName
-from initbench_core.records.schema import Failure, Outcome, Record, scalar
+from initbench_core.records.schema import OUTCOMES, Failure, Outcome, Record, scalar
 from initbench_core.records.store import RecordFile
 
 ATTACK = "<script>alert(1)</script><img src=https://example.org/x onerror=alert(2)>"
@@ -160,6 +160,7 @@ def test_outcomes_are_marked_as_in_the_figures() -> None:
         '<span class="outcome trained">3 trained</span>, 1 &lt;<span class="outcome slow">slow</span>'
     )
     assert set(page.GLYPHS) == {marker for _, marker in plots.OUTCOME_STYLE.values()}
+    assert list(plots.OUTCOME_STYLE) == list(OUTCOMES)
 
 
 def test_the_same_records_give_the_same_page(folder: ResultsFolder) -> None:

@@ -95,6 +95,18 @@ def test_schema_1_had_no_failures_and_is_read() -> None:
     assert after.failure is None
 
 
+def test_up_to_schema_2_a_training_without_a_target_was_called_trained() -> None:
+    def read(schema: int, *measurements: Measurement) -> str | None:
+        body = json.loads(to_line(Record("exp", {"seed": 0}, "id", measurements, Outcome("trained"))))
+        del body["crc"]
+        found = from_line(seal({**body, "schema": schema})).outcome
+        return found and found.name
+
+    accuracy, steps = scalar("test_accuracy", "fraction", 0.4), scalar("steps_to_target", "steps", 100.0)
+    assert [read(schema, accuracy) for schema in (1, 2, 3)] == ["learned", "learned", "trained"]
+    assert [read(schema, accuracy, steps) for schema in (1, 2, 3)] == ["trained"] * 3
+
+
 def test_a_failure_survives() -> None:
     failure = Failure("raised", "ValueError: no", 2, "Traceback ...")
     assert from_line(to_line(Record("exp", {"seed": 0}, "id", [], failure=failure))).failure == failure

@@ -72,7 +72,8 @@ def test_times_are_recorded() -> None:
 
 
 @pytest.mark.parametrize(
-    ("metric", "target"), [("train_loss", 1.2), ("validation_loss", 1.2), ("validation_accuracy", 0.3)]
+    ("metric", "target"),
+    [("train_loss", 1.2), ("validation_loss", 1.2), ("validation_accuracy", 0.3), ("final_train_accuracy", 0.3)],
 )
 def test_a_target_that_the_constant_predictor_meets_is_refused(metric: str, target: float) -> None:
     with pytest.raises(UserError, match=r"on blobs says nothing: a constant predictor has (1\.099|0\.3333) already"):
@@ -95,6 +96,20 @@ def test_it_learns_and_says_so() -> None:
     assert values(emissions, "test_accuracy")[0] > 0.8
     assert values(emissions, "final_train_loss")[0] < math.log(3)
     assert values(emissions, "steps_to_target")[0] % 6 == 0  # six batches an epoch, evaluated at its end
+
+
+def test_without_a_target_it_learns_and_no_more_is_said() -> None:
+    emissions = emit(RECIPE)
+    assert outcome(emissions) == Outcome("learned")
+    assert not any(isinstance(m, Measurement) and m.metric.endswith("_to_target") for m in emissions)
+
+
+def test_a_target_for_the_training_images_is_looked_for_at_the_end() -> None:
+    recipe = replace(RECIPE, epochs=2, target_metric="final_train_accuracy")
+    reached = values(emit(recipe), "final_train_accuracy")[0]
+    met, missed = (emit(replace(recipe, target=reached + gap)) for gap in (0.0, 0.001))
+    assert (outcome(met), values(met, "steps_to_target")) == (Outcome("trained"), [12.0])
+    assert (outcome(missed), values(missed, "steps_to_target")) == (Outcome("slow"), [math.inf])
 
 
 def test_a_missed_target_is_censored_not_dropped() -> None:
@@ -264,9 +279,12 @@ def test_every_sample_is_seen_once_an_epoch_in_a_new_order() -> None:
         (None, 0.995, False, "stalled"),
         (None, 0.98, False, "slow"),
         (None, 0.5, True, "trained"),
+        # Without a target nothing is reached and nothing missed.
+        (None, 0.98, None, "learned"),
+        (None, 0.995, None, "stalled"),
     ],
 )
-def test_outcomes(bad: int | None, final: float, reached: bool, name: str) -> None:
+def test_outcomes(bad: int | None, final: float, reached: bool | None, name: str) -> None:
     found = classify(first_bad_step=bad, final_loss=final, constant_loss=1.0, reached_target=reached)
     assert found == Outcome(name, bad)
 
