@@ -51,11 +51,11 @@ class _Through(nn.Module):
         super().__init__()
         self.layer, self.function = layer, by.function
 
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """Normalize `x`, add `residual`, apply ReLU."""
+    def forward(self, x: Tensor, residual: Tensor | None = None, *how: bool) -> Tensor:
+        """Normalize `x`, add `residual`, apply ReLU; `how` is for the layer."""
         layer = self.layer
         if residual is not None:
-            return layer(x, residual)
+            return layer(x, residual, *how)
         if self.training and layer.num_batches_tracked is not None:
             layer.num_batches_tracked.add_(1)
         running = (layer.running_mean, layer.running_var)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from initbench_kernels.backend import is_surely_eager, named_backend, resolve_backend
 from initbench_kernels.batch_norm_relu import eager, narrow, operators, reference, signs
-from initbench_kernels.batch_norm_relu.layout import dense
+from initbench_kernels.batch_norm_relu.layout import broadcasts_to, dense
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -154,9 +154,7 @@ def _torch_decides(
         return True
     if (running[0] is None) != (running[1] is None):
         return True
-    if momentum is None or eps < 0 or (residual is not None and residual.ndim > x.ndim):
-        return True
-    if residual is not None and any(a not in (1, b) for a, b in zip(residual.shape[::-1], x.shape[::-1], strict=False)):
+    if momentum is None or eps < 0 or (residual is not None and not broadcasts_to(residual, x)):
         return True
     return (x.numel() == channels or eps == 0) if training else None in running
 

@@ -1,4 +1,4 @@
-"""What in a module's forward `fuse_batch_norm_relu` may fuse: torch.fx graphs and the patterns in them."""
+"""What in a module's forward `fuse_batch_norm_relu` may fuse: patterns in torch.fx graphs."""
 
 import itertools
 import operator
@@ -11,12 +11,26 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
+from initbench_kernels.batch_norm_relu.fuse_joined import is_called_whole
+from initbench_kernels.batch_norm_relu.fuse_tracing import (
+    IN_PLACE_OPERATORS,
+    has_hooks,
+    has_no_forward,
+    is_plain_sequential,
+    is_transparent,
+)
+from initbench_kernels.batch_norm_relu.module import BatchNormReLU1d, BatchNormReLU2d, BatchNormReLU3d
+
 # Exact types: a subclass may do something else in its forward.
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _RELU_CALLS = (F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_")
 _ADD_IN_PLACE = (operator.iadd, "add_")
 _ADDITIONS = (operator.add, torch.add, "add", *_ADD_IN_PLACE)
-_IN_PLACE_OPERATORS = ("iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "setitem")
+# Layers that change no tensor but their own running statistics, and hand out a new one.
+_FRESH = (
+    *(nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
+    *(*BATCH_NORMS, BatchNormReLU1d, BatchNormReLU2d, BatchNormReLU3d),
+)
 
 
 @dataclass(frozen=True)
@@ -33,60 +47,16 @@ class Match:
     addition: fx.Node | None
     relu: fx.Node
 
+    @property
+    def residual(self) -> fx.Node | None:
+        """What is added, or None."""
+        added = () if self.addition is None else self.addition.all_input_nodes
+        return next((node for node in added if node is not self.batch_norm), None)
 
-class _Proxy(fx.Proxy):
-    """Record `x += y` as what it is: torch.fx's own proxies turn it into `x = x + y`."""
-
-    def __iadd__(self, other: Any) -> fx.Proxy:
-        return self.tracer.create_proxy("call_function", operator.iadd, (self, other), {})
-
-
-class _Tracer(fx.Tracer):
-    """Trace one module's forward only."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return not is_transparent(m)
-
-    def proxy(self, node: fx.Node) -> fx.Proxy:
-        return _Proxy(node, self)
-
-
-def has_hooks(module: nn.Module) -> bool:
-    """Whether someone watches the calls of a module."""
-    names = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return any(getattr(module, name, None) for name in names)
-
-
-def is_transparent(module: nn.Module) -> bool:
-    """Whether a module does nothing but call its children in order."""
-    return type(module).forward is nn.Sequential.forward and not has_hooks(module)
-
-
-def has_no_forward(module: nn.Module) -> bool:
-    """Whether a module only holds others, as ModuleList and ModuleDict do."""
-    return type(module).forward is nn.Module.forward
-
-
-def trace(module: nn.Module) -> tuple[list[fx.Graph], str | None]:
-    """Return the graphs of a module's forward, and why they must not replace it (None where they may).
-
-    There is one graph; two, for training and evaluation, where they differ; none where tracing fails.
-    """
-    modes = {m: m.training for m in module.modules()}
-    graphs = []
-    try:
-        for training in (True, False):
-            module.train(training)
-            graphs.append(_Tracer().trace(module))
-    except Exception as error:  # whatever the model's own code raises when it is given proxies
-        return [], f"it cannot be traced ({type(error).__name__}: {str(error).splitlines()[0]})"
-    finally:
-        for m, training in modes.items():
-            m.training = training
-    listings = [[(n.op, n.target, repr(n.args), repr(n.kwargs)) for n in graph.nodes] for graph in graphs]
-    if listings[0] != listings[1]:
-        return graphs, "it differs between training and evaluation"
-    return graphs[:1], "it has hooks" if has_hooks(module) else None
+    @property
+    def adds_in_place(self) -> bool:
+        """Whether the addition changes the batch norm's output."""
+        return self.addition is not None and self.addition.target in _ADD_IN_PLACE
 
 
 class Forward:
@@ -109,11 +79,13 @@ class Forward:
 
     def is_own(self, node: fx.Node) -> bool:
         """Whether no forward but this one is meant to call a node's module."""
-        *parents, _ = str(node.target).split(".")
-        paths = (".".join(parents[: i + 1]) for i in range(len(parents)))
-        holders = [self.module.get_submodule(path) for path in paths]
-        unshared = all(self.occurrences[id(m)] == 1 for m in (*holders, self.submodule(node)))
-        return unshared and all(is_transparent(m) or has_no_forward(m) for m in holders)
+        return self.occurrences[id(self.submodule(node))] == 1 and not self.is_inside(str(node.target))
+
+    def is_inside(self, target: str) -> bool:
+        """Whether a module that the forward calls is a part of another with a forward of its own."""
+        parents = target.split(".")[:-1]
+        holders = (self.module.get_submodule(".".join(parents[: i + 1])) for i in range(len(parents)))
+        return not all(is_transparent(holder) or has_no_forward(holder) for holder in holders)
 
     def is_relu(self, node: fx.Node) -> bool:
         """Whether a node applies ReLU, in any of the ways it is written."""
@@ -150,29 +122,59 @@ class Forward:
             return "the addition after it is not followed by a ReLU alone"
         if len(addition.args) != 2 or addition.kwargs or not all(isinstance(a, fx.Node) for a in addition.args):
             return "the addition after it is not of two tensors"
-        first, second = addition.args
+        first, second = (a for a in addition.args if isinstance(a, fx.Node))
         if first is second:
             return "it is added to itself"
         if addition.target in _ADD_IN_PLACE and first is not node:
-            return "the addition after it changes the residual in place"
-        (relu,) = addition.users
+            if first in self.batch_norms():
+                return f"it is the residual of {first.target}"
+            return "the addition after it changes the other tensor in place"
         residual = second if first is node else first
-        if self.changed_between(node.args[0], node, relu) or self.changed_between(residual, addition, relu):
-            return "a tensor it needs is changed in place before the ReLU"
+        if residual.op == "placeholder" and residual.args:
+            return "the argument that is added to it may be left out"
+        (relu,) = addition.users
+        if any(n.op == "get_attr" and str(n.target).startswith(f"{node.target}.") for n in self.graph.nodes):
+            return "the forward reads what it keeps, too"
+        if self.may_change(node.args[0], node, relu) or self.may_change(residual, addition, relu):
+            return "a tensor it needs may be changed in place before the ReLU"
         return Match(node, addition, relu)
 
-    def changed_between(self, tensor: Any, start: fx.Node, stop: fx.Node) -> bool:
-        """Whether a node strictly between two others changes a tensor: the fused call runs at the later one."""
+    def may_change(self, tensor: Any, start: fx.Node, stop: fx.Node) -> bool:
+        """Whether a node strictly between two others may change a tensor, if only through a view.
+
+        The fused call runs at the later one. The addition changes nothing but the batch norm's own output.
+        """
         following = itertools.dropwhile(lambda n: n is not start, self.graph.nodes)
-        between = set(itertools.takewhile(lambda n: n is not stop, following)) - {start}
-        return any(self.is_in_place(user) for user in tensor.users if user in between)
+        between = set(itertools.takewhile(lambda n: n is not stop, following)) - {start, *start.users}
+        origins = self.origins(tensor)
+        return any(self.is_in_place(n) and origins & self.origins(*n.all_input_nodes) for n in between)
+
+    def origins(self, *tensors: fx.Node) -> set[fx.Node | None]:
+        """Return the nodes that may have made the memory of some tensors; None is a place outside of the graph."""
+        found: set[fx.Node | None] = set()
+        waiting = list(tensors)
+        while waiting:
+            node = waiting.pop()
+            if node in found:
+                continue
+            found.add(node)
+            if node.op == "call_module" and type(self.submodule(node)) in _FRESH:
+                continue
+            if node.op not in ("call_function", "call_method"):
+                # An argument, a tensor of the module's, or what a module hands out of its own.
+                found.add(None)
+            waiting += node.all_input_nodes
+        return found
 
     def is_in_place(self, node: fx.Node) -> bool:
-        """Whether a node may change its argument."""
+        """Whether a node may change an argument: its name or arguments say so, or it is a module that is not known."""
         if node.op == "call_module":
-            return bool(getattr(self.submodule(node), "inplace", False))
+            module = self.submodule(node)
+            is_layer = type(module).__module__.startswith("torch.nn.modules.") and not any(module.children())
+            return not is_layer or bool(getattr(module, "inplace", False))
         name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-        return name.endswith("_") or name in _IN_PLACE_OPERATORS or bool(node.kwargs.get("inplace"))
+        is_asked_to = node.kwargs.get("inplace") or "out" in node.kwargs or any(arg is True for arg in node.args)
+        return bool(is_asked_to) or name.endswith("_") or node.target in IN_PLACE_OPERATORS
 
     def describe(self, node: fx.Node) -> str:
         """Name what a node does, for the report."""
@@ -188,27 +190,27 @@ class Forward:
             match = self.match(node)
             if isinstance(match, str):
                 reasons[str(node.target)] = match
-            elif any(other.relu is match.relu for other in found):
-                reasons[str(node.target)] = "it is the residual of another batch norm"
+            elif rival := next((other for other in found if other.relu is match.relu), None):
+                reasons[str(node.target)] = f"it is the residual of {rival.batch_norm.target}"
             else:
                 found.append(match)
         return found, reasons
 
-    def needs_rewriting(self, matches: list[Match]) -> list[Match]:
-        """Return the matches that cannot be fused by swapping modules alone.
+    def is_swappable(self, match: Match) -> bool:
+        """Whether a match is two neighbours in a Sequential, so that no forward has to change."""
+        holder = self.sequential_of(match.batch_norm)
+        return (
+            match.addition is None
+            and holder is not None
+            and holder is self.sequential_of(match.relu)
+            and self.calls[str(match.relu.target)] == 1
+            and (holder is self.module or is_called_whole(type(self.module), str(match.relu.target).partition(".")[0]))
+        )
 
-        A swap turns the batch norm into the fused module and the ReLU into an Identity, so the ReLU has to be a module
-        that serves nobody else.
-        """
-        plain = Counter(str(m.relu.target) for m in matches if m.addition is None and m.relu.op == "call_module")
-
-        def swappable(match: Match) -> bool:
-            target = str(match.relu.target)
-            return (
-                match.addition is None
-                and match.relu.op == "call_module"
-                and plain[target] == self.calls[target]
-                and self.is_own(match.relu)
-            )
-
-        return [match for match in matches if not swappable(match)]
+    def sequential_of(self, node: fx.Node) -> nn.Module | None:
+        """Return the outermost Sequential that calls a node's module, if one does."""
+        if node.op != "call_module":
+            return None
+        *parents, _ = str(node.target).split(".")
+        holders = (self.module.get_submodule(".".join(parents[:i])) for i in range(len(parents) + 1))
+        return next((holder for holder in holders if is_plain_sequential(holder)), None)

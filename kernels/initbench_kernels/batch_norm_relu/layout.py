@@ -63,3 +63,8 @@ def like(t: Tensor, x: Tensor) -> Tensor:
     # The stride of a dimension of size 1 says nothing.
     same = all(a == b for a, b, size in zip(t.stride(), x.stride(), x.shape, strict=True) if size > 1)
     return t if same else torch.empty_like(x, dtype=t.dtype).copy_(t)
+
+
+def broadcasts_to(t: Tensor, x: Tensor) -> bool:
+    """Whether `t` broadcasts to the shape of `x`, whose own shape it leaves as it is."""
+    return t.ndim <= x.ndim and all(a in (1, b) for a, b in zip(t.shape[::-1], x.shape[::-1], strict=False))

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
-from tolerances import EXACT
+from fusion_check import check
 from torch import Tensor, nn
 
 from initbench_kernels import BatchNormReLU1d, BatchNormReLU2d, fuse_batch_norm_relu
@@ -21,26 +21,6 @@ TORCHVISION = {
     "mobilenet_v2": (0, 0, 52),
     "densenet121": (121, 0, 0),
 }
-
-
-def outputs(model: nn.Module, x: Tensor) -> list[Tensor]:
-    """Return output, all gradients and all buffers after one training step's forward and backward."""
-    x = x.clone().requires_grad_()
-    y = model(x)
-    grads = torch.autograd.grad(y.square().sum(), [x, *model.parameters()], allow_unused=True)
-    return [y, *(g for g in grads if g is not None), *(b.clone() for b in model.buffers())]
-
-
-def check(model: nn.Module, x: Tensor, counts: tuple[int, int, int]) -> nn.Module:
-    """Assert that fusing gives the same bits in training and evaluation; return the fused model."""
-    fused = fuse_batch_norm_relu(copy.deepcopy(model))
-    report = fused.fusion_report
-    assert (len(report.fused), len(report.with_residual), len(report.left)) == counts, str(report)
-    assert list(fused.state_dict()) == list(model.state_dict())
-    for training in (True, False):
-        for wanted, actual in zip(outputs(model.train(training), x), outputs(fused.train(training), x), strict=True):
-            torch.testing.assert_close(actual, wanted, **EXACT)
-    return fused
 
 
 @pytest.mark.parametrize("name", TORCHVISION)
@@ -259,7 +239,7 @@ def test_fusing_twice_changes_nothing() -> None:
 
 
 def test_fused_model_copies_and_compiles() -> None:
-    """GraphModules inside a fused model survive deepcopy and torch.compile."""
+    """Rewritten modules survive deepcopy and torch.compile."""
     model = fuse_batch_norm_relu(nn.Sequential(Block(), Block()))
     x = torch.randn(4, 3, 5, 5)
     clone = copy.deepcopy(model)
