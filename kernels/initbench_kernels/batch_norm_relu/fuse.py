@@ -30,8 +30,10 @@ def fuse_batch_norm_relu(model: nn.Module) -> nn.Module:
 
     The returned model shares parameters and buffers with `model`, whose structure does not change: an optimizer made
     for the one trains the other, and an independent model is `fuse_batch_norm_relu(copy.deepcopy(model))`. Module hooks
-    on a fused pair keep it from being fused. Two things are taken for granted: the layers of a Sequential are called
-    through it, unless its own module is seen to do otherwise; and modules are exchanged before fusing, not after.
+    on a fused pair keep it from being fused.
+
+    Two things are taken for granted: modules whose forward is left alone call the layers of others through those
+    others, and Sequentials in lists as a whole; and fusing comes last, after all changes to the model's layers.
 
     Args:
         model: any module; it may be a batch norm's parent or a whole network.

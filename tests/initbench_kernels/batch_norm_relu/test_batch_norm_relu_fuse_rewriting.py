@@ -90,6 +90,29 @@ def test_who_calls_the_batch_norm_otherwise_gets_the_plain_one() -> None:
     torch.testing.assert_close(fused.inner.norm(images()), model.inner.norm(images()))
 
 
+def test_a_pair_that_a_parent_takes_apart_is_left() -> None:
+    """The child alone would be fused: its source has the two together only."""
+
+    class Child(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.relu = nn.BatchNorm2d(3), nn.ReLU()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.relu(self.norm(x))
+
+    class Parent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.child = Child()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.child(x) + self.child.norm(x)
+
+    check(Child(), images(), (1, 0, 0))
+    check(Parent(), images(), (0, 0, 1))
+
+
 def test_a_buffer_is_read_when_it_is_used() -> None:
     fused = fuse_batch_norm_relu(Pair())
     assert len(fused.fusion_report.fused) == 1
