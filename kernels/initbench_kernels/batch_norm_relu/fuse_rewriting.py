@@ -56,7 +56,8 @@ class OnRequest3d(_OnRequest, BatchNormReLU3d):
 def rewrite(module: nn.Module, graph: fx.Graph, frozen: dict[str, Any]) -> None:
     """Let a module run a graph in its forward pass.
 
-    The object stays, with all its state and hooks; its class becomes a subclass that differs in `forward` only.
+    The object stays, with all its state and hooks; its class becomes a subclass that differs in `forward` only. A
+    GraphModule, which is made to be changed so, gets another graph.
 
     Args:
         module: whose forward the graph does, with `OnRequest` batch norms.
@@ -64,6 +65,9 @@ def rewrite(module: nn.Module, graph: fx.Graph, frozen: dict[str, Any]) -> None:
         frozen: plain attributes that the graph holds as constants, by path. Once one of them has another value the
             forward as it was written runs instead.
     """
+    if isinstance(module, fx.GraphModule) and not frozen:
+        module.graph = graph
+        return
     module.__class__ = _subclass(type(module), copy.deepcopy(graph), frozen)
 
 

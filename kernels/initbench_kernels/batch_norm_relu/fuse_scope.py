@@ -92,20 +92,26 @@ class Scope:
 
     def resolve(self, node: ast.AST) -> Any:
         """Return what an expression such as self.blocks[0].conv is in the module, or UNKNOWN."""
-        if isinstance(node, ast.Name) and node.id == self.own and self.own not in self.bindings:
-            return self.module
-        if isinstance(node, ast.Attribute):
-            owner: Any = self.resolve(node.value)
-            if not isinstance(owner, nn.Module):
+        match node:
+            case ast.Name(self.own) if self.own not in self.bindings:
+                return self.module
+            case ast.Attribute(value, name):
+                pass
+            # As torch.fx writes it for names that are numbers.
+            case ast.Call(ast.Name("getattr"), [value, ast.Constant(str(name))], []):
+                pass
+            case ast.Subscript(value, ast.Constant(key)):
+                owner = self.resolve(value)
+                return owner._modules.get(str(key), UNKNOWN) if isinstance(owner, _CONTAINERS) else UNKNOWN
+            case _:
                 return UNKNOWN
-            for registry in (owner._parameters, owner._buffers, owner._modules):
-                if node.attr in registry:
-                    return registry[node.attr]
-            return inspect.getattr_static(owner, node.attr, UNKNOWN)
-        if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
-            owner = self.resolve(node.value)
-            return owner._modules.get(str(node.slice.value), UNKNOWN) if isinstance(owner, _CONTAINERS) else UNKNOWN
-        return UNKNOWN
+        owner = self.resolve(value)
+        if not isinstance(owner, nn.Module):
+            return UNKNOWN
+        for registry in (owner._parameters, owner._buffers, owner._modules):
+            if name in registry:
+                return registry[name]
+        return inspect.getattr_static(owner, name, UNKNOWN)
 
     def outside(self, node: ast.AST) -> Any:
         """Return what a dotted name is outside of the function, or UNKNOWN."""
@@ -148,17 +154,23 @@ class Scope:
                 return all_are(*(part for part in (lower, upper, step) if part is not None))
             case ast.Call(ast.Attribute(value, method), [], []):
                 return method in _CONTAINER_METHODS and all_are(value)
+            case ast.Call(ast.Name("getattr")):
+                return self._is_module(node) and self.outside(node.func) is getattr
             case ast.Call(function, args, []):
                 return self.outside(function) in WALKS and all_are(*args)
             case ast.Attribute():
                 return self._is_fixed_attribute(node)
         return False
 
+    def _is_module(self, node: ast.AST) -> bool:
+        value = self.resolve(node)
+        return isinstance(value, nn.Module) and has_usual_access(type(value))
+
     def _is_fixed_attribute(self, node: ast.Attribute) -> bool:
         """Whether an attribute is a submodule or a constant of the module; constants are noted."""
         value, path = self.resolve(node), ast.unparse(node).partition(".")[2]
         if isinstance(value, nn.Module):
-            return has_usual_access(type(value))
+            return self._is_module(node)
         # The module is traced in both modes, but not with its submodules in other modes than its own.
         if node.attr == "training":
             return path == "training"

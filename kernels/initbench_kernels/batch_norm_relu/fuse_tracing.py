@@ -101,7 +101,9 @@ def trace(module: nn.Module) -> Trace:
     graphs = []
     try:
         for training in (True, False):
-            module.train(training)
+            # Not by train(), which a class may have made more of.
+            for m in modes:
+                m.training = training
             graphs.append(_Tracer().trace(module))
     except Exception as error:  # whatever the model's own code raises when it is given proxies
         return Trace(None, f"it cannot be traced ({type(error).__name__}: {str(error).splitlines()[0]})")

@@ -293,6 +293,27 @@ def test_pickle_keeps_what_was_fused() -> None:
     torch.testing.assert_close(loaded(images()), fused(images()))
 
 
+def test_a_graph_module_gets_another_graph() -> None:
+    """So its own ways to copy and to pickle keep what was fused."""
+    model = torch.fx.symbolic_trace(torchvision.models.resnet18(num_classes=3))
+    fused = check(model, torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)), (17, 8, 3))
+    assert "(conv1, None)" in copy.deepcopy(fused).code
+
+
+def test_an_override_of_train_is_not_called() -> None:
+    """Fusing looks at both modes without side effects."""
+
+    class Counts(Block):
+        calls = 0
+
+        def train(self, mode: bool = True) -> "Counts":
+            self.calls += 1
+            return super().train(mode)
+
+    fused = fuse_batch_norm_relu(Counts())
+    assert (fused.calls, len(fused.fusion_report.fused)) == (0, 1)
+
+
 def test_a_watched_attribute_compiles() -> None:
     """The comparison of constants makes no break in the graph."""
     fused = fuse_batch_norm_relu(Pair())
