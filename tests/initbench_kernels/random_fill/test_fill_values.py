@@ -142,6 +142,17 @@ def test_numbers_may_be_tensors_and_change_between_calls():
     assert torch.equal(twice, 2 * once)
 
 
+@pytest.mark.parametrize("distribution", CASES)
+def test_the_default_device_does_not_matter(distribution):
+    """Not even the meta device, on which a helper tensor would have no values."""
+    tensors = [torch.empty(5), torch.empty(300_000), torch.empty(3, 4).t(), torch.empty(7).half()]
+    tensors += torch.empty(24).view(4, 6).split(2, dim=1)
+    with torch.device("meta"):
+        fill_([Fill(t, distribution, i, **CASES[distribution]) for i, t in enumerate(tensors)], seed=SEED)
+    for i, t in enumerate(tensors):
+        assert torch.equal(t, expected(t.shape, distribution, i, dtype=t.dtype, **CASES[distribution]))
+
+
 def test_degenerate_spreads_give_the_mean():
     for distribution in ("normal", "truncated_normal"):
         tensor = torch.full((100,), math.nan)
