@@ -258,10 +258,15 @@ def _job(
         return _constant_job(name, parameter, float(layer.init))
     if others == "keep":
         return _Job(Initialized(name, shape, None, None, None, math.nan, "kept"), parameter)
+    hint = "others='keep' leaves such parameters as they are"
+    if isinstance(layer, (*WEIGHT_LAYERS, *NORMALIZATIONS)):
+        raise ConfigError(
+            f"of a {type(layer).__name__} layer only weight and bias are filled, and {attribute} is neither; {hint}"
+        )
     no_fan = f"a {len(shape)}-D parameter has no fan, and " if len(shape) < 2 else ""
     raise ConfigError(
         f"{no_fan}{type(layer).__name__} is neither a Linear, Conv, ConvTranspose, PReLU nor normalization layer; "
-        "others='keep' leaves such parameters as they are"
+        f"{hint}"
     )
 
 

@@ -75,6 +75,14 @@ def test_kernel_writes_every_constant(dtype):
             assert torch.equal(torch.signbit(found), torch.signbit(torch.full((n,), value)))
 
 
+def test_the_default_device_does_not_matter():
+    found, expected = torch.empty(2, 3, 4, 3, 3, 8)[:, ::2, ::2, ::2, ::2, ::2], torch.empty(2, 2, 2, 2, 2, 4)
+    fill_([Fill(expected, "normal", "w")], seed=SEED, backend="eager")
+    with torch.device("meta"):
+        fill_([Fill(found, "normal", "w")], seed=SEED, backend="triton")
+    assert torch.equal(found, expected)
+
+
 BUFFER = torch.full((20,), 7.0)
 REFUSED = {
     "overlap": ([Fill(BUFFER[:12], "normal", "good"), Fill(BUFFER[5:17], "normal", "bad")], "row of key 'good'"),

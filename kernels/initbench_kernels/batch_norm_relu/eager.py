@@ -35,5 +35,6 @@ def finish(y: Tensor, residual: Tensor | None) -> Tensor:
     Neither the batch norm's backward nor the addition's needs that output, and the ReLU's needs its own result only.
     """
     if residual is not None:
-        y = y.add_(residual) if residual.dtype == y.dtype else y + residual
+        # Expanded, for out of place a sum could grow beyond the output.
+        y = y.add_(residual) if residual.dtype == y.dtype else y + residual.expand_as(y)
     return y.relu_()

@@ -244,16 +244,18 @@ def batch_norm_relu(
         training: normalize with the batch's statistics rather than the running ones.
         momentum: weight of the batch in the running statistics.
         eps: added to the variance.
-        residual: broadcastable to `input`, added before the ReLU; None means 0.
+        residual: broadcastable to `input`, added before the ReLU; in the input's dtype on the Triton backend. None
+            means 0.
         backend: "triton", "eager", or None for the environment variable INITBENCH_BACKEND and then the device's
             default: Triton for CUDA tensors, eager for all others.
 
     Returns:
-        As `input`, in its dtype and memory format.
+        As `input`, in its memory format, and in its dtype; with a residual of another dtype in that of their sum.
 
     Raises:
         ValueError: what `F.batch_norm` raises (one value per channel in training, eps), or an unknown backend.
-        RuntimeError: what `F.batch_norm` raises (wrong channel counts), or a named backend that cannot serve the call.
+        RuntimeError: what `F.batch_norm` raises (wrong channel counts), a residual that does not broadcast to `input`,
+            or a named backend that cannot serve the call.
     """
     if not is_surely_eager(backend, input) or (training and eager.is_narrow(input)):
         affine, running = (weight, bias), (running_mean, running_var)

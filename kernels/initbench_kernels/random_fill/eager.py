@@ -39,14 +39,17 @@ class Loads:
             else:
                 constants[id(region.row)] = [region]
         self._constants = [
-            ([region.tensor for region in alike], torch.full((), alike[0].row.value, dtype=alike[0].row.dtype))
+            (
+                [region.tensor for region in alike],
+                torch.full((), alike[0].row.value, dtype=alike[0].row.dtype, device="cpu"),
+            )
             for alike in constants.values()
         ]
         self._threads = _threads(drawn)
         self._loads = schedule(drawn, self._threads)
         self._counts = [sum(map(len, load)) for load in self._loads]
         table = [(_signed(key_hash(region.key)), region.base) for region in _regions(self._loads)]
-        self._hashes, self._bases = torch.tensor(table, dtype=torch.int64).view(-1, 2).unbind(1)
+        self._hashes, self._bases = torch.tensor(table, dtype=torch.int64, device="cpu").view(-1, 2).unbind(1)
 
     @torch.no_grad()
     def fill_(self, seed: int, *, words: WordSource = words_) -> None:

@@ -103,7 +103,7 @@ def _shards(tensor: torch.Tensor) -> list[Box]:
     coordinate = mesh.get_coordinate()
     if coordinate is None:
         return []
-    held = [torch.arange(size) for size in shape]
+    held = [torch.arange(size, device="cpu") for size in shape]
     for axis, placement in enumerate(tensor.placements):  # type: ignore[attr-defined]
         if placement.is_replicate():
             continue

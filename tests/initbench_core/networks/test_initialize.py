@@ -283,6 +283,11 @@ BAD = {
     "dirac on 2-D": ({"scheme": "dirac"}, None, "2.weight"),
     "1-D weight": ({}, lambda m: m.append(Scale()), r"'3.weight'.*1-D"),
     "embedding": ({}, lambda m: m.append(nn.Embedding(3, 3)), "3.weight"),
+    "made from another": (
+        {},
+        lambda m: nn.utils.spectral_norm(m[2]),
+        "'2.weight_orig': of a Linear layer only weight and bias are filled, and weight_orig is neither",
+    ),
     "integers": ({}, integers, "'2.weight'.*int8"),
     "integers, orthogonal": ({"scheme": "orthogonal"}, integers, "'2.weight'.*int8"),
     "complex": ({}, lambda m: m.append(nn.Linear(2, 2, dtype=torch.complex64)), "'3.weight'.*complex64"),
@@ -334,6 +339,17 @@ def test_bad_input_names_the_parameter_and_leaves_the_model_alone(case):
     with pytest.raises(ValueError, match=message):
         initialize_(model, **({"seed": 0} | arguments))
     assert case == "lazy" or equal(state(model), before)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_the_default_device_does_not_matter(scheme):
+    """Not even the meta device, on which a helper tensor would have no values."""
+    plain, other = (nn.Sequential(nn.Conv1d(4, 4, 3), nn.BatchNorm1d(4), nn.Conv1d(4, 2, 1)) for _ in range(2))
+    options = {"batch": torch.randn(9, 4, 5)} if scheme == "lsuv" else {}
+    initialize_(plain, scheme, seed=0, **options)
+    with torch.device("meta"):
+        initialize_(other, scheme, seed=0, **options)
+    assert equal(state(other), state(plain))
 
 
 @pytest.mark.parametrize("scheme", ["orthogonal", "kaiming_normal"])

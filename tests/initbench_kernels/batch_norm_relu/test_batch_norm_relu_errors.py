@@ -67,10 +67,12 @@ def test_function_raises_what_torch_raises(
     assert str(actual.value) == str(wanted.value)
 
 
-def test_residual_that_does_not_broadcast() -> None:
-    """PyTorch's error of the addition."""
-    with pytest.raises(RuntimeError, match="size"):
-        batch_norm_relu(torch.randn(4, 3), None, None, training=True, residual=torch.randn(4, 2))
+@pytest.mark.parametrize("shape", [(4, 2), (5, 4, 3)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16], ids=str)
+def test_residual_that_does_not_broadcast(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """PyTorch's error of an addition in place, whatever the dtypes: the output is as large as the input."""
+    with pytest.raises(RuntimeError, match=r"size|shape"):
+        batch_norm_relu(torch.randn(4, 3), None, None, training=True, residual=torch.randn(shape).to(dtype))
 
 
 def test_named_backends(monkeypatch: pytest.MonkeyPatch) -> None:

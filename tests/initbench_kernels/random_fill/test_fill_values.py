@@ -11,7 +11,7 @@ import torch
 from tolerances import CHANCE
 
 from initbench_kernels import Fill, FillPlan, fill_
-from initbench_kernels.random_fill import bits, eager, layout, reference, rows, schedule
+from initbench_kernels.random_fill import bits, eager, layout, parameters, reference, rows, schedule
 
 SEED = 0xFEDCBA9876543210
 CASES = {
@@ -128,6 +128,7 @@ def test_constants_keep_the_sign_of_zero_whichever_came_first(dtype):
 
 def test_a_zero_mean_of_either_sign_gives_the_same_bits():
     """Not so where a cache takes one for the other, and keeps the sign of whichever came first."""
+    parameters.normal_parameters.cache_clear()
     for numbers in ({"mean": -0.0, "std": 0.0}, {"mean": 0.0, "std": 0.0}):
         tensor = torch.empty(100)
         fill_([Fill(tensor, "normal", "w", **numbers)], seed=0)
@@ -140,6 +141,17 @@ def test_numbers_may_be_tensors_and_change_between_calls():
     std.fill_(2.0)
     fill_([Fill(twice, "normal", "w", std=std)], seed=0)
     assert torch.equal(twice, 2 * once)
+
+
+@pytest.mark.parametrize("distribution", CASES)
+def test_the_default_device_does_not_matter(distribution):
+    """Not even the meta device, on which a helper tensor would have no values."""
+    tensors = [torch.empty(5), torch.empty(300_000), torch.empty(3, 4).t(), torch.empty(7).half()]
+    tensors += torch.empty(24).view(4, 6).split(2, dim=1)
+    with torch.device("meta"):
+        fill_([Fill(t, distribution, i, **CASES[distribution]) for i, t in enumerate(tensors)], seed=SEED)
+    for i, t in enumerate(tensors):
+        assert torch.equal(t, expected(t.shape, distribution, i, dtype=t.dtype, **CASES[distribution]))
 
 
 def test_degenerate_spreads_give_the_mean():
