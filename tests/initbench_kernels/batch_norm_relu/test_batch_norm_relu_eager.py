@@ -9,7 +9,7 @@ from tolerances import EXACT
 from torch import Tensor, nn
 
 import initbench_kernels
-from initbench_kernels.batch_norm_relu.eager import NARROW_ROWS
+from initbench_kernels.batch_norm_relu.eager import NARROW_COLUMN_BYTES
 
 PLAIN = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
 FUSED = {
@@ -149,7 +149,7 @@ def test_autocast() -> None:
     torch.testing.assert_close(actual, wanted)
 
 
-@pytest.mark.parametrize("rows", [8, NARROW_ROWS])
+@pytest.mark.parametrize("rows", [8, NARROW_COLUMN_BYTES // 4])
 def test_vmap_and_func_grad(rows: int) -> None:
     """torch.func transforms reach PyTorch's batch norm as they would without us."""
     x = torch.randn(3, rows, 5)

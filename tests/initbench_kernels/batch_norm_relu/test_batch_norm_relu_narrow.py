@@ -15,10 +15,11 @@ from torch.autograd import forward_ad
 from initbench_core.measurement.memory import peak_bytes, saved_bytes
 from initbench_kernels import BatchNormReLU1d, batch_norm_relu
 from initbench_kernels.batch_norm_relu import narrow, reference
-from initbench_kernels.batch_norm_relu.eager import NARROW_ROWS
+from initbench_kernels.batch_norm_relu.eager import NARROW_COLUMN_BYTES
 
-HALF = [torch.bfloat16, torch.float16]
-DTYPES = [torch.float32, *HALF]
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+# The fewest that are served in half precision; half as many are in float32.
+ROWS = NARROW_COLUMN_BYTES // 2
 
 
 def normal(rows: int, channels: int, seed: int = 0) -> Tensor:
@@ -76,7 +77,7 @@ def test_any_cut_matches_float64(
         assert_matches_float64(x, dy, weight, bias)
 
 
-@pytest.mark.parametrize("rows", [NARROW_ROWS, 880_802 // 16, 2**17 + 1])
+@pytest.mark.parametrize("rows", [ROWS, 880_802 // 16, 2**17 + 1])
 @pytest.mark.parametrize("channels", [1, 3, 7])
 def test_matches_float64(rows: int, channels: int) -> None:
     """At sizes as they come, of several blocks."""
@@ -123,7 +124,7 @@ def test_no_further_from_float64_than_the_pair(channels: int) -> None:
     results = []
     for dtype, plain in ((torch.float64, True), (torch.float32, True), (torch.float32, False)):
         module = (nn.BatchNorm1d if plain else BatchNormReLU1d)(channels, dtype=dtype)
-        x = (3 + normal(NARROW_ROWS, channels)).to(dtype).requires_grad_()
+        x = (3 + normal(ROWS, channels)).to(dtype).requires_grad_()
         y = module(x).relu() if plain else module(x)
         assert is_served(y) != plain
         grads = torch.autograd.grad((y * y.detach().roll(1, 0)).sum(), [x, *module.parameters()])
@@ -147,7 +148,7 @@ def test_flags_of_the_module(dtype: torch.dtype, momentum: float | None, affine:
     for training in (True, True, False):
         results = []
         for module in (pair, own):
-            x = normal(NARROW_ROWS, 3, seed=int(training)).to(dtype).requires_grad_()
+            x = normal(ROWS, 3, seed=int(training)).to(dtype).requires_grad_()
             y = module.train(training)(x)
             # An expanded gradient, as sum() sends it.
             grads = torch.autograd.grad(y.sum(), [x, *module.parameters()]) if dtype == torch.float32 else []
@@ -159,7 +160,7 @@ def test_flags_of_the_module(dtype: torch.dtype, momentum: float | None, affine:
 
 def test_specials_stay_in_their_channel() -> None:
     """NaN and inf as in the pair, gamma zero and negative, and a pre-activation of exactly 0 passes no gradient."""
-    x = normal(NARROW_ROWS, 7)
+    x = normal(ROWS, 7)
     x[5, 1], x[6, 2], x[7, 3] = torch.nan, torch.inf, -torch.inf
     x[:, 4] = 2.0
     results = []
@@ -169,7 +170,7 @@ def test_specials_stay_in_their_channel() -> None:
         with torch.no_grad():
             weight.copy_(torch.tensor([1.0, 1, 1, 1, 1, 0, -2]))
         y = module(leaf)
-        dy = normal(NARROW_ROWS, 7, 1)
+        dy = normal(ROWS, 7, 1)
         results.append([y, *torch.autograd.grad(y, [leaf, weight, bias], dy), *module.buffers()])
     for wanted, actual in zip(*results, strict=True):
         torch.testing.assert_close(actual, wanted, equal_nan=True, rtol=1e-4, atol=1e-3)
@@ -211,7 +212,7 @@ def test_holds_one_activation_less_than_the_pair(channels: int, dtype: torch.dty
 
 def test_output_may_not_be_changed() -> None:
     """The ReLU's mask comes from y, as in the pair."""
-    y = BatchNormReLU1d(3)(normal(NARROW_ROWS, 3).requires_grad_())
+    y = BatchNormReLU1d(3)(normal(ROWS, 3).requires_grad_())
     y.mul_(2)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         y.sum().backward()
@@ -232,13 +233,13 @@ def test_same_bits_every_time() -> None:
 
 def test_double_backward() -> None:
     """The gradient of a gradient's norm, against the pair in float64."""
-    x, dy = normal(NARROW_ROWS, 2), normal(NARROW_ROWS, 2, 1)
+    x, dy = normal(ROWS, 2), normal(ROWS, 2, 1)
     found = []
     for dtype, function in ((torch.float64, F.batch_norm), (torch.float32, batch_norm_relu)):
         leaf, weight = x.to(dtype).requires_grad_(), torch.tensor([1.5, -0.5], dtype=dtype, requires_grad=True)
         y = function(leaf, None, None, weight, training=True).relu()
         grads = torch.autograd.grad((y**2 * dy.to(dtype)).sum(), [leaf, weight], create_graph=True)
-        loss = grads[0].square().sum() + grads[1].square().sum() / NARROW_ROWS
+        loss = grads[0].square().sum() + grads[1].square().sum() / ROWS
         found.append(torch.autograd.grad(loss, [leaf, weight]))
     for wanted, actual in zip(*found, strict=True):
         assert_near(actual, wanted, 1e-4)
@@ -246,28 +247,28 @@ def test_double_backward() -> None:
 
 def test_who_is_served() -> None:
     """Many rows of few channels, contiguous, in training and in one of the kernels' dtypes; all else is PyTorch's."""
-    x = normal(NARROW_ROWS, 8)
-
-    def served(x: Tensor, **options: bool) -> bool:
-        return is_served(BatchNormReLU1d(x.shape[1], dtype=x.dtype, **options)(x))
-
+    x = normal(ROWS, 8)
     three = x[:, :3].contiguous()
-    assert served(x[:, :7].contiguous())
+
+    def served(x: Tensor, **options: torch.dtype) -> bool:
+        return is_served(BatchNormReLU1d(x.shape[1], **options)(x))
+
+    assert served(x[: ROWS // 2, :7].contiguous())
     assert served(three.half())
-    assert is_served(BatchNormReLU1d(3)(three.half()))
+    assert served(three.half(), dtype=torch.half)
     assert not served(x)
-    assert not served(three.double())
-    assert not served(x[1:, :7].contiguous())
+    assert not served(three[: ROWS // 2 - 1])
+    assert not served(three[:-1].half())
     assert not served(x[:, :7])
+    assert not served(three.double(), dtype=torch.double)
     assert not is_served(BatchNormReLU1d(3).eval()(three))
     assert not is_served(BatchNormReLU1d(3)(three, three))
-    assert not is_served(BatchNormReLU1d(3).double()(three.double()))
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:FutureWarning")
 def test_forward_mode_is_that_of_pytorch() -> None:
     """A dual number reaches PyTorch's batch norm, which has a rule for it."""
-    x, tangent = normal(NARROW_ROWS, 3), normal(NARROW_ROWS, 3, 1)
+    x, tangent = normal(ROWS, 3), normal(ROWS, 3, 1)
     tangents = []
     for function in (lambda x: F.batch_norm(x, None, None, training=True).relu(), BatchNormReLU1d(3, affine=False)):
         with forward_ad.dual_level():
@@ -278,7 +279,7 @@ def test_forward_mode_is_that_of_pytorch() -> None:
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:FutureWarning", "ignore::torch.jit.TracerWarning")
 def test_trace_is_that_of_pytorch() -> None:
     """TorchScript cannot record an autograd function of Python."""
-    x, module = normal(NARROW_ROWS, 3).requires_grad_(), BatchNormReLU1d(3)
+    x, module = normal(ROWS, 3).requires_grad_(), BatchNormReLU1d(3)
     traced = torch.jit.trace(module, x)
     torch.testing.assert_close(traced(x), nn.BatchNorm1d(3)(x).relu(), **EXACT)
 
@@ -286,7 +287,7 @@ def test_trace_is_that_of_pytorch() -> None:
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_without_gradients(mode: Callable[[], torch.no_grad | torch.inference_mode]) -> None:
     """The same bits, and no graph."""
-    x = normal(NARROW_ROWS, 3)
+    x = normal(ROWS, 3)
     wanted = BatchNormReLU1d(3)(x)
     with mode():
         y = BatchNormReLU1d(3)(x)
@@ -296,7 +297,7 @@ def test_without_gradients(mode: Callable[[], torch.no_grad | torch.inference_mo
 
 def test_autocast() -> None:
     """Autocast leaves it alone, as it does the pair."""
-    x = normal(NARROW_ROWS, 3)
+    x = normal(ROWS, 3)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         y = BatchNormReLU1d(3)(x)
     assert y.dtype == torch.float32
@@ -316,7 +317,7 @@ def test_autocast() -> None:
 )
 def test_errors_are_those_of_pytorch(arguments: dict[str, Tensor | float]) -> None:
     """What PyTorch's batch norm refuses, with its words."""
-    x = normal(NARROW_ROWS, 3)
+    x = normal(ROWS, 3)
     full = {"running_mean": None, "running_var": None, "training": True, **arguments}
     with pytest.raises((RuntimeError, ValueError)) as wanted:
         F.batch_norm(x, **full)
