@@ -16,6 +16,7 @@ mean is nearer zero than ReLU's (0.16 against 0.40), but not zero.
 Source: Yang et al. 2019, "A Mean Field Theory of Batch Normalization"; the general law: `networks.theory`.
 """
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -32,7 +33,7 @@ from initbench_core.networks.gains import exact_gain
 from initbench_core.networks.initializers import initialize_layers_, scale_weights_
 from initbench_core.networks.models import mlp
 from initbench_core.presentation import plots
-from initbench_core.presentation.curves import distributions_by_layer
+from initbench_core.presentation.curves import distribution_panels
 from initbench_core.presentation.finding import Finding
 from initbench_core.presentation.statistics import Interval, interval
 from initbench_core.presentation.story import Claim
@@ -133,6 +134,14 @@ def growth(records: Sequence[Record]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["activation", "BatchNorm", "growth per layer", "low", "high", "theory", "n"])
 
 
+def trained_growth(records: Sequence[Record]) -> pd.Series:
+    """The same factor, over all layers of the networks on images, by activation, epochs of training, norm and seed."""
+    frame = tidy([r for r in records if r.config["part"] == "training"])
+    frame = frame[frame["metric"] == "gradient_second_moment"]
+    wide = frame.pivot(index=["activation", "epochs", "norm", "seed"], columns="layer", values="value")
+    return (wide.iloc[:, 0] / wide.iloc[:, -1]) ** (1 / (wide.shape[1] - 1))
+
+
 def _predicted(activation: str, norm: str, first: int, last: int) -> float:
     """Theory's growth per layer from activation `first` to `last`, counted from 0."""
     if norm == "before":
@@ -158,13 +167,23 @@ def findings(records: Sequence[Record]) -> Iterator[str]:
         f"sigmoid's by {sigmoid['growth per layer']:.3f} (theory {sigmoid['theory']:.3f}), where they vanish by "
         f"{float(plain['sigmoid']):.3f} without it.",
         "growth",
-        "gradients",
     )
     off = [100 * (part["growth per layer"] / part["theory"] - 1).abs().max() for _, part in rows.groupby("BatchNorm")]
     yield (
         f"Over eight activations the growth with BatchNorm is within {off[0]:.1f}% of E[phi'^2] / Var[phi], between "
         f"{normalized['growth per layer'].min():.3f} and {normalized['growth per layer'].max():.3f}; without it within "
         f"{off[1]:.1f}% of mean-field theory, between {plain.min():.3f} and {plain.max():.3f}."
+    )
+    factors, parts = trained_growth(records), []
+    seeds = len(factors.index.unique("seed"))
+    for activation, epochs in itertools.product(("relu", "elu"), sorted(factors.index.unique("epochs"))):
+        pair = [interval(factors[activation, epochs, norm], log=True) for norm in ("none", "before")]
+        when = f"after {epochs} epochs" if epochs else "at the start"
+        parts.append(f"{activation} {when} {pair[0]:.2f} and {pair[1]:.2f}")
+    yield Finding(
+        f"Toward the input of 10 layers on {described(DATA)} the gradient's second moment is multiplied per layer by, "
+        f"without BatchNorm and with it: {'; '.join(parts)}; n = {seeds}, the figure shows one.",
+        "gradients",
     )
     frame = tidy([r for r in records if r.config["part"] == "training" and r.config["epochs"] == 0])
     start = frame[(frame["metric"] == "activation_mean") & (frame["norm"] == "before")]
@@ -236,23 +255,5 @@ def _draw_growth(records: Sequence[Record]) -> Figure:
 
 def _draw_distribution(records: Sequence[Record], kind: str) -> Figure:
     frame = tidy([r for r in records if r.config["part"] == "training" and r.config["seed"] == 0])
-    looks = sorted(frame["epochs"].unique())
-    figure, axes = plots.panels(
-        2, 4, title=f"{kind.capitalize()}s at each of 10 layers, from the same weights, on {described(DATA)}, 1 seed",
-        width=11.0, height=2.4, sharex=True, sharey="col",
-    )  # fmt: skip
-    for i, norm in enumerate(("none", "before")):
-        for j, (activation, epochs) in enumerate([(a, e) for a in ("relu", "elu") for e in looks]):
-            panel = axes[i, j]
-            cell = frame[(frame["activation"] == activation) & (frame["norm"] == norm) & (frame["epochs"] == epochs)]
-            wide = cell[cell["metric"] == f"{kind}_quantile"].pivot(index="layer", columns="quantile", values="value")
-            distributions_by_layer(panel, wide, color=plots.CYCLE[i])
-            panel.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
-            if i == 0:
-                panel.set_title(f"{activation}, " + ("start" if epochs == 0 else f"{epochs} epochs"))
-            if i == 1:
-                panel.set_xlabel("layer")
-    axes[0, 0].set_ylabel(f"{kind}, none")
-    axes[1, 0].set_ylabel(f"{kind}, BatchNorm")
-    figure.supxlabel("bands: 5% to 95% and 25% to 75% of the entries at the layers' outputs; line: median", fontsize=9)
-    return figure
+    title = f"{kind.capitalize()}s at each of 10 layers, from the same weights, on {described(DATA)}, 1 seed"
+    return distribution_panels(frame, kind, title)

@@ -14,7 +14,7 @@ Expected: at depth 20 without BatchNorm Kaiming and orthogonal weights (with the
 partly or late (1/2 per layer), torch's default (1/6 per layer) and N(0.01) stall, N(1) diverges. BatchNorm makes the
 scale of the hidden weights irrelevant forward and rescues the default; the last layer is not normalized, so that N(1)
 stays lost. With it gradients grow by pi / (pi - 1) = 1.467 per layer whatever the weights: 2e8 in the second moment
-over 50 layers, where it helps no more.
+over 50 layers, where it helps no more within such a budget.
 Source: Glorot & Bengio 2010; He et al. 2015, section 2.2; Ioffe & Szegedy 2015; Mishkin & Matas 2016; Yang et al. 2019.
 """
 
@@ -31,7 +31,7 @@ from torch import nn
 
 from initbench_core.networks.models import NORM_PLACES, mlp, mlp_weights
 from initbench_core.presentation.censored import restricted_mean, steps_ratio
-from initbench_core.presentation.depth_findings import Cells, by_accuracy, by_steps, change, changes, reached
+from initbench_core.presentation.depth_findings import Cells, by_accuracy, by_steps, change, changes, factor, reached
 from initbench_core.presentation.depth_study import PLACES, curves, outcome_maps, propagation, step_maps
 from initbench_core.presentation.finding import Finding
 from initbench_core.presentation.signs import signs
@@ -152,10 +152,10 @@ def _budget(cell: pd.DataFrame) -> int:
     return int(cell["epochs"].iloc[0]) * math.ceil(TRAINING_IMAGES[cell["data"].iloc[0]] / BATCH)
 
 
-def _factor(cell: pd.DataFrame, way: str) -> tuple[float, float]:
-    """Return the measured factor per layer and theory's, geometric means over seeds."""
-    measured = interval(cell[f"{way}_factor"], log=True).center
-    return measured, measured / interval(cell[f"{way}_factor_ratio"], log=True).center
+def _within(cells: Cells) -> str:
+    """Say what cells of one depth were given: beyond it nothing is known."""
+    (steps,) = {_budget(cell) for cell in cells.values()}
+    return f"within {steps} steps"
 
 
 def table(records: Sequence[Record]) -> pd.DataFrame:
@@ -176,7 +176,7 @@ def table(records: Sequence[Record]) -> pd.DataFrame:
                 "best validation accuracy": cell["best_validation_accuracy"].mean(),
             }
         for way in ("forward", "backward"):
-            row[f"{way} factor"], row[f"{way}, theory"] = _factor(cell, way)
+            row[f"{way} factor"], row[f"{way}, theory"] = factor(cell, way)
         rows.append(row | seen[depth, init, norm])
     return pd.DataFrame(rows)
 
@@ -186,21 +186,22 @@ def findings(records: Sequence[Record]) -> Iterator[str]:
     cells = _cells(records)
     focus, here = _focus(cells)
     data = described(str(records[0].config["data"]))
-    rescued = f"By Wilson's intervals BatchNorm, at depth {focus} on {data}, {changes(here)}"
+    rescued = f"By Wilson's intervals BatchNorm, at depth {focus} on {data} {_within(here)}, {changes(here)}"
     yield Finding(f"{rescued}; others are not told apart.", "outcomes")
     counts: dict[str, list[str]] = {norm: [] for norm in NORM_PLACES}
     for (_, init, norm), cell in here.items():
         counts[norm].append(f"{init} {reached(cell)}/{len(cell)}")
     parts = [f"{PLACES[norm]}: {', '.join(names)}" for norm, names in counts.items() if names]
-    yield f"Seeds that reach {TARGET:.0%} at depth {focus} on {data}: {'; '.join(parts)}."
+    yield f"Seeds that reach {TARGET:.0%} at depth {focus} on {data} {_within(here)}: {'; '.join(parts)}."
     deep = max(depth for depth, _, _ in _trained(cells))
     parts = [
-        f"{init}, {PLACES[norm]}: {reached(cell)}/{len(cell)}, gradients x {_factor(cell, 'backward')[0]:.3f} per "
-        f"layer (theory {_factor(cell, 'backward')[1]:.3f})"
+        f"{init}, {PLACES[norm]}: {reached(cell)}/{len(cell)}, gradients x {factor(cell, 'backward')[0]:.3f} per "
+        f"layer (theory {factor(cell, 'backward')[1]:.3f})"
         for (depth, init, norm), cell in cells.items()
         if depth == deep and (init, norm) in FEW
     ]
-    yield f"At depth {deep}: {'; '.join(parts)}."
+    there = {key: cell for key, cell in cells.items() if key[0] == deep}
+    yield f"At depth {deep} reach it {_within(there)}: {'; '.join(parts)}."
     ratios = {way: pd.concat([c[f"{way}_factor_ratio"] for c in here.values()]) for way in ("forward", "backward")}
     parts = [f"{r.min():.2f} to {r.max():.2f} times theory's {way}" for way, r in ratios.items()]
     networks = f"Over all networks of depth {focus} the measured factor per layer is"
@@ -225,20 +226,21 @@ def claims(records: Sequence[Record]) -> Iterator[Claim]:
         yield Claim(
             "initialization" if norm == "none" else helps,
             f"{focus} layers, {init} weights, {PLACES[norm]}, on {data}: fraction of seeds that reach {TARGET:.0%} "
-            "accuracy",
+            f"accuracy {_within(here)}",
             wilson(reached(cell), len(cell)),
             len(cell),
-            "gradients x {1:.3g} per layer (measured {0:.3g})".format(*_factor(cell, "backward")),
+            "gradients x {1:.3g} per layer (measured {0:.3g})".format(*factor(cell, "backward")),
             ".2f",
         )
     cell = cells[deep, "kaiming_normal", "before"]
     yield Claim(
         "batch_norm_does_not_help",
         f"{deep} layers, kaiming_normal weights, {PLACES['before']}, on {data}, where {reached(cell)} of {len(cell)} "
-        f"seeds reach {TARGET:.0%} accuracy: growth of the gradient's second moment per layer",
+        f"seeds reach {TARGET:.0%} accuracy within {_budget(cell)} steps: growth of the gradient's second moment per "
+        "layer",
         interval(cell["backward_factor"], log=True),
         len(cell),
-        _factor(cell, "backward")[1],
+        factor(cell, "backward")[1],
     )
 
 

@@ -1,6 +1,7 @@
 """Curves of the study: trials still unsolved, measurements beside theory, distributions, all by step or layer."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -82,6 +83,34 @@ def distributions_by_layer(axes: Axes, quantiles: pd.DataFrame, *, color: str) -
     for low, high, alpha in ((0.05, 0.95, 0.25), (0.25, 0.75, 0.5)):
         axes.fill_between(quantiles.index, quantiles[low], quantiles[high], color=color, alpha=alpha, lw=0)
     axes.plot(quantiles.index, quantiles[0.5], color=INK, lw=1.0)
+
+
+def distribution_panels(frame: pd.DataFrame, kind: str, title: str) -> Figure:
+    """Draw how entries spread by layer, without BatchNorm above and with it below, as training goes on.
+
+    Args:
+        frame: a row per number of one seed, with the fields "activation", "norm" ("none", "before") and "epochs", and
+            a metric `kind`_quantile by layer and quantile.
+        kind: "activation" or "gradient".
+        title: of the figure.
+    """
+    looks = sorted(frame["epochs"].unique())
+    columns = [(activation, epochs) for activation in frame["activation"].unique() for epochs in looks]
+    options: dict[str, Any] = {"width": 11.0, "height": 2.4, "sharex": True, "sharey": "col"}
+    figure, axes = panels(2, len(columns), title=title, **options)
+    for i, norm in enumerate(("none", "before")):
+        for panel, (activation, epochs) in zip(axes[i], columns, strict=True):
+            cell = frame[(frame["activation"] == activation) & (frame["norm"] == norm) & (frame["epochs"] == epochs)]
+            wide = cell[cell["metric"] == f"{kind}_quantile"].pivot(index="layer", columns="quantile", values="value")
+            distributions_by_layer(panel, wide, color=CYCLE[i])
+            panel.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+            if i == 0:
+                panel.set_title(f"{activation}, " + ("start" if epochs == 0 else f"{epochs} epochs"))
+            else:
+                panel.set_xlabel("layer")
+        axes[i, 0].set_ylabel(f"{kind}, {'BatchNorm' if i else 'none'}")
+    figure.supxlabel("bands: 5% to 95% and 25% to 75% of the entries at the layers' outputs; line: median", fontsize=9)
+    return figure
 
 
 def loss_panels(frame: pd.DataFrame, panel: str, arm: str, names: Mapping[str, str], title: str) -> Figure:

@@ -21,6 +21,12 @@ def reached(cell: pd.DataFrame) -> int:
     return int((cell["outcome"] == "trained").sum())
 
 
+def factor(cell: pd.DataFrame, way: str) -> tuple[float, float]:
+    """Return the measured factor per layer and theory's, geometric means over seeds; `way` is forward or backward."""
+    measured = interval(cell[f"{way}_factor"], log=True).center
+    return measured, measured / interval(cell[f"{way}_factor_ratio"], log=True).center
+
+
 def change(here: Cells, init: str, norm: str) -> str:
     """Say what BatchNorm does to an initializer, as far as Wilson's intervals are apart; empty where they are not."""
     trained = {place: wilson(reached(c), len(c)) for (_, i, place), c in here.items() if i == init}

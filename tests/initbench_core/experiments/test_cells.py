@@ -14,6 +14,7 @@ from torch import nn
 from initbench_core.experiments import (
     Experiment,
     activation_bn,
+    batch_norm_gradients,
     max_stable_lr,
     names,
     plain_depth,
@@ -22,6 +23,7 @@ from initbench_core.experiments import (
     steps_to_target,
     tanh_phase,
 )
+from initbench_core.presentation.finding import finding_of
 from initbench_core.presentation.plots import style
 from initbench_core.presentation.signs import signs
 from initbench_core.records.schema import Emission, Measurement, Outcome, Record, scalar
@@ -249,26 +251,51 @@ def test_a_network_that_never_gets_there_makes_its_ratio_a_bound_in_claims_and_t
     ]  # fmt: skip
     claims = [(claim.chapter, claim.measured_text) for claim in saturating.claims(sigmoid)]
     assert claims == [("batch_norm_adds", "at least 5.00 (95% 5.00 to 5.00)")] * 3
-    steps = {(20, "kaiming_normal"): 170.0, (20, "normal(1)"): math.inf, (20, "orthogonal"): 85.0}
-    steps |= {(50, "kaiming_normal"): math.inf, (50, "normal(1)"): math.inf}
+    steps = {(20, "kaiming_normal", "none"): 170.0, (20, "normal(1)", "none"): math.inf, (20, "lsuv", "none"): 85.0}
+    steps |= {(50, "kaiming_normal", norm): math.inf for norm in ("none", "before")}
     factors = {f"{way}_factor{of}": 1.0 for way in ("forward", "backward") for of in ("", "_ratio")}
     plain = [
         replace(
             trial(
                 "plain_depth",
-                {"data": "digits5k", "init": init, "norm": "none", "depth": depth, "epochs": 5, "seed": seed},
-                steps_to_target=taken, best_validation_accuracy=0.9, **factors,
+                {"data": "digits5k", "init": init, "norm": norm, "depth": depth, "epochs": 5, "seed": seed},
+                steps_to_target=taken, best_validation_accuracy=0.9, test_accuracy=0.9, **factors,
             ),
             outcome=Outcome("trained" if math.isfinite(taken) else "slow"),
         )
-        for (depth, init), taken in steps.items() for seed in range(5)
+        for (depth, init, norm), taken in steps.items() for seed in range(5)
     ]  # fmt: skip
-    rows = plain_depth.table(plain).set_index(["depth", "initializer"])
+    rows = plain_depth.table(plain).set_index(["depth", "initializer", "BatchNorm"])
     assert rows["times Kaiming's without"].to_dict() == {
-        (20, "kaiming_normal"): "-",
-        (20, "orthogonal"): "0.5 (95% 0.5 to 0.5)",
-        (20, "normal(1)"): "at least 1.47 (95% 1.47 to 1.47)",
-        (50, "kaiming_normal"): "-",
-        (50, "normal(1)"): "not known",
+        (20, "kaiming_normal", "none"): "-",
+        (20, "lsuv", "none"): "0.5 (95% 0.5 to 0.5)",
+        (20, "normal(1)", "none"): "at least 1.47 (95% 1.47 to 1.47)",
+        (50, "kaiming_normal", "none"): "-",
+        (50, "kaiming_normal", "before"): "not known",
     }
     assert rows["separated"].tolist() == ["-", "yes", "yes", "-", "no"]
+    # What is not reached is not reached within a budget: 5 epochs of 3,200 images in batches of 64.
+    sentences = [*plain_depth.findings(plain), *(claim.sentence for claim in plain_depth.claims(plain))]
+    reaching = [sentence for sentence in sentences if "reach " in sentence or "Wilson" in sentence]
+    assert len(reaching) == 7
+    assert all("within 250 steps" in sentence for sentence in reaching)
+
+
+def test_the_figure_of_gradients_says_what_training_did_to_them() -> None:
+    """By gradients invented for the networks that it shows: so many times as large from layer to layer."""
+    experiment, factors = Experiment("batch_norm_gradients"), {("none", 0): 1, ("before", 0): 1.5, ("none", 1): 2}
+    records = []
+    for config in experiment.grid(SMOKE):
+        record = run_trial(experiment, config, SMOKE, "")
+        if config.part == "training":
+            factor = factors.get((config.norm, config.epochs), 3)
+            layers = list(range(1, 11))
+            grown = Measurement("gradient_second_moment", "1", [factor**-layer for layer in layers], {"layer": layers})
+            others = [m for m in record.measurements if m.metric != grown.metric]
+            record = replace(record, measurements=[*others, grown])
+        records.append(record)
+    sentence = finding_of("gradients", list(batch_norm_gradients.findings(records)))
+    assert "relu at the start 1.00 (95% 1.00 to 1.00) and 1.50 (95% 1.50 to 1.50)" in sentence
+    assert "relu after 1 epochs 2.00 (95% 2.00 to 2.00) and 3.00 (95% 3.00 to 3.00)" in sentence
+    assert "elu after 1 epochs" in sentence
+    assert "sigmoid" not in sentence

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from initbench_core.experiments import batch_norm_relu_speed
+from initbench_core.experiments import batch_norm_relu_speed, training_step_speed
 from initbench_core.measurement.roofline import COPY
 from initbench_core.measurement.workload import PASSES
 from initbench_core.presentation import speed
@@ -64,3 +64,22 @@ def test_what_was_measured_somewhere_is_not_called_missing() -> None:
     *_, missing, partly = batch_norm_relu_speed.findings(records(1.3, 0.02))
     assert missing == "Not measured: timm: not installed: timm."
     assert partly == "Not at every shape: torch_compile at 1 of 3 (takes part at some shapes only)."
+
+
+def test_a_training_step_is_held_against_what_was_expected_of_it() -> None:
+    """No loss, and eager's peak: one network is slower, one at parity with a higher peak, one faster."""
+    generator = np.random.default_rng(0)
+    records = []
+    for network, factor, peak in (("mlp", 1.2, 4e6), ("cnn", 1.0, 5e6), ("resnet18", 0.8, 4e6)):
+        times = {name: (f * generator.lognormal(0, 0.02, 15)).tolist() for name, f in
+                 (("eager", 1.0), ("fused_eager", factor))}  # fmt: skip
+        peaks = speed.by_implementation("peak", "bytes", {"eager": 4e6, "fused_eager": peak})
+        first = speed.by_implementation("first_call", "s", dict.fromkeys(times, 1.0))
+        measured = [speed.measurement(training_step_speed.PASS, times), peaks, first]
+        records.append(Record("training_step_speed", {"network": network, "seed": 0}, "i", measured))
+    found = [sentence for sentence in training_step_speed.findings(records) if "expected" in sentence]
+    assert found == [
+        "Of initbench, eager backend it was expected that it loses nothing: not so, for it is slower at mlp; parity at "
+        "cnn; and it is faster at resnet18. And that its peak is eager's: mlp 1.000, cnn 1.250, resnet18 1.000 times "
+        "that."
+    ]
