@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from initbench_core.records.schema import Record, seal, to_line
+from initbench_core.records.schema import SCHEMA, Record, seal, to_line
 from initbench_core.records.store import read
 from initbench_core.training import checkpoint
 from tests.cli.command import Call, untimed
@@ -21,7 +21,7 @@ def test_records_of_a_newer_schema(call: Call, tmp_path: Path) -> None:
     for command in (arguments, ("report", "--out", tmp_path), ("plot", "--out", tmp_path)):
         code, _, errors = call(*command)
         assert code == 2
-        assert "schema 7, this version reads 2: update initbench" in errors
+        assert f"schema 7, this version reads {SCHEMA}: update initbench" in errors
     assert records.read_bytes() == before
 
 
@@ -36,7 +36,7 @@ def test_records_of_another_schema_are_found_before_anything_runs(call: Call, tm
     report = (tmp_path / "README.md").read_bytes()
     code, output, errors = run("signal_propagation", "overflow")
     assert code == 2
-    assert f"{records}:1: records of schema 0, this version reads 2: measure again with --fresh" in errors
+    assert f"{records}:1: records of schema 0, this version reads {SCHEMA}: measure again with --fresh" in errors
     assert errors.count("\n") == 1
     assert output == ""
     assert [path.name for path in (tmp_path / "runs").glob("*.jsonl")] == [records.name]
