@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from initbench_core.networks import theory
-from initbench_core.networks.activations import Activation
+from initbench_core.networks.activations import Activation, activation_function
 from initbench_core.networks.fans import layer_fans
 from initbench_core.networks.initializers import fill_weight_, initialize_layers_
 from initbench_core.networks.models import ResidualBlock, mlp, residual_mlp
@@ -52,13 +52,16 @@ def test_homogeneity(activation: str) -> None:
             assert error < tolerances.HOMOGENEITY
 
 
-def log_ratios(width: int, depth: int, draws: int) -> torch.Tensor:
-    """log(||h_l||^2 / ||h_{l-1}||^2) of one-input He networks, [draws, depth]; nan once all units are dead."""
+def log_ratios(width: int, depth: int, draws: int, activation: str = "relu") -> torch.Tensor:
+    """log(||h_l||^2 / ||h_{l-1}||^2) of one-input networks at He's gain or the linear one, [draws, depth].
+
+    It is -inf where all units die, and nan from then on.
+    """
     h = torch.ones(draws, width, 1, dtype=torch.float64)
     norms = [h.square().sum((1, 2))]
     for _ in range(depth):
-        weight = fill_weight_(torch.empty(draws * width, width), "kaiming_normal").double().view(draws, width, width)
-        h = torch.relu(weight @ h)
+        weight = fill_weight_(torch.empty(draws * width, width), "kaiming_normal", nonlinearity=activation)
+        h = activation_function(activation)(weight.double().view(draws, width, width) @ h)
         norms.append(h.square().sum((1, 2)))
     logs = torch.stack(norms, dim=1).log()
     return logs.diff(dim=1)
@@ -79,6 +82,53 @@ def test_finite_width_law(width: int, depth: int, draws: int) -> None:
     n = len(whole)
     assert whole.mean().item() == pytest.approx(depth * mean, abs=tolerances.SIGMAS * math.sqrt(depth * variance / n))
     assert whole.var().item() == pytest.approx(depth * variance, rel=tolerances.SIGMAS * math.sqrt(2 / n))
+
+
+def ratio_moments(width: int, activation: str) -> list[float]:
+    """E[r], ..., E[r^4] of r = c / width chi^2_K: c = 2 and K ~ Binomial(width, 1/2) for ReLU; c = 1 and K = width.
+
+    E[(chi^2_K)^k] = K (K + 2) ... (K + 2k - 2).
+    """
+    if activation == "linear":
+        active, scale = {width: 1.0}, 1 / width
+    else:
+        active, scale = {k: math.comb(width, k) / 2**width for k in range(width + 1)}, 2 / width
+    return [
+        sum(p * math.prod(scale * (k + 2 * j) for j in range(order)) for k, p in active.items())
+        for order in range(1, 5)
+    ]
+
+
+@pytest.mark.parametrize(("activation", "beta"), [("relu", 5), ("linear", 2)])
+@pytest.mark.parametrize(("width", "draws"), [(4, 8000), (16, 4000), (64, 1500)])
+def test_the_ratio_itself_has_mean_one_and_variance_beta_over_width(
+    activation: str, beta: int, width: int, draws: int
+) -> None:
+    """The squared length keeps its mean at any width, dead networks counted in: (2 / n) chi^2 has variance 5 / n.
+
+    Without the ReLU it is 2 / n. Tolerances are standard errors, by the law's own fourth moment.
+    """
+    first, second, third, fourth = ratio_moments(width, activation)
+    assert (first, second - first**2) == pytest.approx((1, beta / width))
+    ratios = log_ratios(width, 4, draws, activation).exp()
+    ratios = ratios[~ratios.isnan()]
+    n = len(ratios)
+    variance, central = beta / width, fourth - 4 * third + 6 * second - 3
+    assert ratios.mean().item() == pytest.approx(1, abs=tolerances.SIGMAS * math.sqrt(variance / n))
+    spread = math.sqrt((central - variance**2) / n)
+    assert ratios.var().item() == pytest.approx(variance, abs=tolerances.SIGMAS * spread)
+
+
+@pytest.mark.parametrize("width", [2, 4, 6])
+def test_a_layer_is_dead_with_probability_two_to_the_minus_width(width: int) -> None:
+    """All of its units, for one input: each is with probability 1/2, by the sign of a symmetric weight."""
+    draws, probability = 40_000, 0.5**width
+    dead = int(log_ratios(width, 1, draws).isinf().sum())
+    assert dead / draws == pytest.approx(
+        probability, abs=tolerances.SIGMAS * math.sqrt(probability * (1 - probability) / draws)
+    )
+    # A linear layer has none.
+    assert log_ratios(width, 1, 100, "linear").isfinite().all()
 
 
 @pytest.mark.parametrize("scheme", ["kaiming_normal", "kaiming_normal_fan_out"])
