@@ -23,7 +23,7 @@ ALLOWED: dict[str, set[str]] = {
     "execution": {"records", "environment"},
     "training": {"networks", "measurement", "records", "execution"},
     "experiments": {"training", "networks", "measurement", "records", "presentation"},
-    "checks": {"environment", "networks", "measurement", "records", "training", "presentation"},
+    "checks": {"environment", "execution", "networks", "measurement", "records", "training", "presentation"},
     "catalogue": {"experiments", "checks", "presentation"},
     "readme": {"catalogue", "experiments", "presentation", "records"},
     "runner": {"catalogue", "experiments", "execution", "presentation", "records", "training", "environment"},

@@ -22,6 +22,7 @@ from torch import nn
 from initbench_core.checks.arguments import check_fits, check_positive
 from initbench_core.environment import choose_device, device_name
 from initbench_core.errors import UserError
+from initbench_core.execution.heap import keep_freed_memory
 from initbench_core.measurement.goals import against, is_open
 from initbench_core.measurement.timing import paired_times_ms
 from initbench_core.networks.initializers import initialize_layers_
@@ -105,6 +106,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"checks.together: {error}", file=sys.stderr)
         return 2
     torch.set_num_threads(options.threads)
+    # As in the workers of a sweep.
+    keep_freed_memory()
     print(
         f"torch {torch.__version__}, {device_name(device)}, {options.threads} threads, {options.seeds} seeds of width "
         f"{options.width}, {options.epochs} epochs; trials per second, at least {TARGETS[device]:g} times as many"

@@ -14,6 +14,7 @@ import time
 from multiprocessing.connection import Connection
 from typing import Any
 
+from initbench_core.execution.heap import keep_freed_memory
 from initbench_core.execution.job import failure_of
 from initbench_core.execution.task import attempt
 
@@ -22,6 +23,7 @@ PROGRESS_INTERVAL = 0.5  # seconds between messages
 
 def main(descriptor: int) -> None:
     """Serve the pipe of this descriptor until it closes."""
+    keep_freed_memory()
     driver = Connection(descriptor)
     jobs: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(driver, jobs), daemon=True).start()

@@ -17,7 +17,6 @@ from initbench_core.networks.stacked import StackedNetwork
 from initbench_core.records.schema import Emission
 from initbench_core.training.data import Data, Split
 from initbench_core.training.evaluation import EVALUATION_BATCH, Score, losses_of
-from initbench_core.training.heap import keep_freed_memory
 from initbench_core.training.metrics import METRICS, names_of
 from initbench_core.training.recipe import Recipe
 from initbench_core.training.seeding import seeded
@@ -100,7 +99,6 @@ class _Together:
     def __init__(
         self, models: Sequence[nn.Module], data: Data, recipe: Recipe, seeds: Sequence[int], setting: Setting
     ) -> None:
-        keep_freed_memory()
         self.models = [model.to(setting.device).train() for model in models]
         self.stack = StackedNetwork(self.models, backend=setting.kernels)
         self.data = data.to(setting.device)

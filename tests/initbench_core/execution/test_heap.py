@@ -6,8 +6,7 @@ import resource
 import pytest
 import torch
 
-from initbench_core.training.heap import keep_freed_memory
-
+from initbench_core.execution.heap import keep_freed_memory
 
 PAGES = 7_680  # of 30 MB
 

@@ -1,4 +1,7 @@
-"""The C library's heap, told to keep what is freed for the next step of a training."""
+"""The C library's heap, told to keep what is freed for the next step of a training.
+
+For processes that train. Where single operations are timed, the system's ways with memory are part of the time.
+"""
 
 import ctypes
 import functools
