@@ -249,9 +249,9 @@ def figures(records: Sequence[Record]) -> Mapping[str, Figure]:
         "speedup": speed_plots.speedups(
             rows, titles, title=f"{picked}: times as fast as eager PyTorch, 95% intervals", shown=set(shown)
         ),
-        "roofline": draw(rows, titles, "GB/s", title=f"{of}: a fused pass's bytes by time", better="higher", **look),
+        "roofline": draw(rows, titles, "GB/s", title=f"{of}: a fused pass's bytes a second", better="higher", **look),
         "latency": draw(rows, titles, "ms", title=f"{of}: time of a call", better="lower", **look),
         "memory": speed_plots.memory(
-            memory[["implementation", KEPT, PEAK]], titles, title="BatchNorm+ReLU: memory beside the input"
+            memory[["case", "implementation", KEPT, PEAK]], titles, title="BatchNorm+ReLU: memory beside the input"
         ),
     }

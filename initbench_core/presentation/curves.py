@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -62,7 +63,9 @@ def by_layer(
     """
     band(axes, measured, "layer", name=name, log=True, color=color)
     if predicted is not None:
-        theory(axes, np.sort(measured["layer"].unique()), predicted, name="")
+        # Darker, and still told apart where measurement and theory part.
+        dark = tuple(0.55 * part for part in to_rgb(color))
+        theory(axes, np.sort(measured["layer"].unique()), predicted, name="", color=dark)
     axes.set_yscale("log")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 

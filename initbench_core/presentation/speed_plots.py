@@ -24,6 +24,10 @@ PASS_TITLES = {
 # The last row of the speed-ups, and how far their axis reaches for the sake of a few.
 MEAN = "geometric mean"
 FEW, FURTHEST = 0.1, (0.4, 2.5)
+# Between the points of two implementations at one size, so that equal ones stand side by side.
+STEP_ASIDE = 1.1
+# Off the median by so much of the input's size, a case's memory stands out; of so many the names stand beside it.
+OUTSTANDING, MOST_NAMES = 0.1, 2
 
 # Legend texts by implementation; its order gives each its colour and marker.
 Titles = Mapping[str, str]
@@ -137,11 +141,12 @@ def against_size(
     )  # fmt: skip
     for panel, pass_name in zip(grid[0], passes, strict=False):
         part = rows[rows["pass"] == pass_name].sort_values("MB")
-        # Hollow, for implementations of one speed lie on top of each other.
-        for name in titles:
+        names = [name for name in titles if name in set(rows["implementation"])]
+        for i, name in enumerate(names):
             own = part[part["implementation"] == name]
             if len(own):
-                panel.plot(own["MB"], own[value], ls="", ms=5, mfc="none", mew=1.2, **_look(name, titles))
+                at = own["MB"] * STEP_ASIDE ** (i - (len(names) - 1) / 2)
+                panel.plot(at, own[value], ls="", ms=5, mfc="none", mew=1.2, **_look(name, titles))
         for _, row in part[part["case"].isin(named) & (part["implementation"] == next(iter(titles)))].iterrows():
             panel.annotate(
                 row["case"], (row["MB"], row[value]), textcoords="offset points", ha="center", fontsize=7,
@@ -150,7 +155,7 @@ def against_size(
         bound = part[part["implementation"] == COPY].groupby("MB")[value].median()
         plots.theory(panel, bound.index.to_numpy(), bound.to_numpy(), copy)
         panel.set(xscale="log", yscale="log", ymargin=0.12)
-        plots.label(panel, x="tensor, MB", y="", title=PASS_TITLES[pass_name])
+        plots.label(panel, x="tensor, MB (side by side: of one size)", y="", title=PASS_TITLES[pass_name])
     grid[0][0].set_ylabel(f"{value} ({better} is faster)")
     # Shared by all panels.
     for axis in (grid[0][0].xaxis, grid[0][0].yaxis):
@@ -163,18 +168,19 @@ def memory(rows: pd.DataFrame, titles: Titles, *, title: str) -> Figure:
     """Draw memory by implementation, a panel per quantity, a dot per case.
 
     Args:
-        rows: with "implementation" and columns of memory in tensors of the input's size.
+        rows: with "case", "implementation" and columns of memory in tensors of the input's size.
         titles: legend texts.
         title: of the figure.
     """
-    quantities = [column for column in rows.columns if column != "implementation"]
+    quantities = [column for column in rows.columns if column not in ("case", "implementation")]
     names = [name for name in titles if name in set(rows["implementation"])]
     figure, grid = plots.panels(
-        1, len(quantities), title=title, height=0.9 + 0.38 * len(names), sharey=True, squeeze=False
+        1, len(quantities), title=title, height=0.9 + 0.44 * len(names), sharey=True, squeeze=False
     )
     for panel, quantity in zip(grid[0], quantities, strict=True):
         for place, name in enumerate(names):
-            own = rows[rows["implementation"] == name][quantity].dropna()
+            own = rows[rows["implementation"] == name].set_index("case")[quantity].dropna()
+            _name_outstanding(panel, own, place)
             panel.plot(own, [place] * len(own), ls="", ms=7, alpha=0.5, **_look(name, titles))
             if own.empty:
                 panel.annotate(
@@ -185,3 +191,12 @@ def memory(rows: pd.DataFrame, titles: Titles, *, title: str) -> Figure:
         panel.set_ylim(len(names) - 0.5, -0.5)
         plots.label(panel, x="tensors of the input's size", y="", title=quantity)
     return figure
+
+
+def _name_outstanding(panel: Axes, own: pd.Series, place: int) -> None:
+    """Write the cases whose memory is not that of most above their points, those of equal memory together."""
+    off = own[(own - own.median()).abs() > OUTSTANDING]
+    for amount, equal in off.groupby(off.round(1)):
+        more = f" and {len(equal) - MOST_NAMES} more" if len(equal) > MOST_NAMES else ""
+        text = ", ".join(equal.index[:MOST_NAMES]) + more
+        panel.annotate(text, (amount, place), xytext=(0, 6), textcoords="offset points", ha="center", fontsize=8)

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from initbench_core.presentation.censored import restricted_mean
@@ -104,6 +105,8 @@ def test_by_layer_draws_theory_dashed_over_the_measurement() -> None:
     drawn, predicted, _ = axes.lines
     assert drawn.get_color() == CYCLE[0]
     assert predicted.is_dashed()
+    # Of several lines each has its own theory: a darker shade of its colour.
+    assert to_rgb(predicted.get_color()) == pytest.approx([0.55 * part for part in to_rgb(CYCLE[0])])
     np.testing.assert_allclose(drawn.get_ydata(), predicted.get_ydata(), rtol=0.01)
     assert axes.get_yscale() == "log"
 

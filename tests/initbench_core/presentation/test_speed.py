@@ -108,9 +108,23 @@ def test_figures_have_a_panel_per_pass_and_a_colour_per_implementation(rows: pd.
         assert [text.get_text() for text in sizes.axes[0].texts] == ["large"]
         assert sizes.axes[0].get_ylabel() == "ms (lower is faster)"
         assert {line.get_label() for line in sizes.axes[0].lines} == {"Eager", "Fast", "Same", "Slow", "a copy"}
-        memory = pd.DataFrame({"implementation": ["eager", "fast"], "kept": [1.0, 2.0], "peak": [2.0, np.nan]})
-        texts = [text.get_text() for text in speed_plots.memory(memory, TITLES, title="t").axes[1].texts]
-        assert texts == ["not measured"]
+        # Equal times stand side by side, in the order of the legend.
+        places = {line.get_label(): line.get_xdata()[0] for line in sizes.axes[0].lines}
+        assert places["Eager"] < places["Fast"] < places["Same"] < places["Slow"]
+        assert places["Slow"] / places["Eager"] == pytest.approx(speed_plots.STEP_ASIDE**3)
+
+
+def test_memory_off_the_median_has_the_names_of_its_cases() -> None:
+    cases = ["a", "b", "c", "d", "e", "f", "g"]
+    kept = {"eager": [1.0] * 7, "fast": [1.0, 1.05, 1.0, 1.0, 2.0, 2.001, 3.0], "slow": [1.0] * 4 + [4.0] * 3}
+    rows = pd.DataFrame([
+        {"case": case, "implementation": name, "kept": amount, "peak": np.nan}
+        for name, amounts in kept.items() for case, amount in zip(cases, amounts, strict=True)
+    ])  # fmt: skip
+    with style():
+        first, second = speed_plots.memory(rows, TITLES, title="t").axes
+    assert [text.get_text() for text in first.texts] == ["e, f", "g", "e, f and 1 more"]
+    assert [text.get_text() for text in second.texts] == ["not measured"] * 3
 
 
 def test_who_is_far_off_does_not_hide_the_others(rows: pd.DataFrame) -> None:
