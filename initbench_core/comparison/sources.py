@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from initbench_core.errors import UserError
-from initbench_core.records.folder import ResultsFolder, RunName
+from initbench_core.records.folder import MANIFEST, ResultsFolder, RunName
 from initbench_core.records.run import read_run
 from initbench_core.records.schema import Record
 
@@ -99,7 +99,7 @@ def _load(path: Path, name: RunName | None) -> Run:
     recorded = read_run(path, name)
     manifest, content = recorded.manifest, recorded.content
     if not manifest:
-        beside = path.with_suffix(".manifest.json").name
+        beside = path.with_suffix(MANIFEST).name
         raise UserError(f"{path} has no {beside} beside it, which tells the machine: keep the two together")
     if not recorded.is_finished:
         raise UserError(

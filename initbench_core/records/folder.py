@@ -15,6 +15,9 @@ from filelock import FileLock, Timeout
 from initbench_core.errors import UserError
 from initbench_core.records.files import describe, make_folder, replace_file
 
+# What the file of records has instead of .jsonl, where its manifest stands.
+MANIFEST = ".manifest.json"
+
 
 class RunName(NamedTuple):
     """What a file of records is of: `toy_regression-quick-cpu.jsonl`."""
@@ -70,8 +73,10 @@ class ResultsFolder:
         return self.runs / f"{run}.jsonl"
 
     def recorded(self) -> list[RunName]:
-        """Return what has been recorded, sorted."""
-        return sorted(RunName.of(path) for path in self.runs.glob("*.jsonl"))
+        """Return what has been recorded, sorted: a manifest tells of a run even where its records are lost."""
+        manifests = (path.with_name(path.name.removesuffix(MANIFEST)) for path in self.runs.glob(f"*{MANIFEST}"))
+        names = {path.with_name(f"{path.name}.jsonl") for path in manifests} | set(self.runs.glob("*.jsonl"))
+        return sorted(map(RunName.of, names))
 
     def prepare(self) -> None:
         """Make the folders and check that they can be written, before anything is measured.
@@ -141,13 +146,15 @@ def read_manifest(records: Path) -> dict[str, Any]:
     """Return the manifest beside a file of records, empty where there is none.
 
     Raises:
-        UserError: it is damaged.
+        UserError: it is damaged, or cannot be read.
     """
-    path = records.with_suffix(".manifest.json")
+    path = records.with_suffix(MANIFEST)
     try:
         body = json.loads(path.read_text())
     except FileNotFoundError:
         return {}
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}): delete it, or measure again with --fresh") from error
     manifest: dict[str, Any] = body if isinstance(body, dict) else {}

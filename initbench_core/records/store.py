@@ -10,7 +10,7 @@ from typing import Any
 
 from initbench_core.errors import UserError
 from initbench_core.records.files import append_line, make_folder, replace_file, write_json
-from initbench_core.records.folder import RunName
+from initbench_core.records.folder import MANIFEST, RunName
 from initbench_core.records.schema import SCHEMA, Record, Scalar, from_line, to_line, trial_key
 
 
@@ -108,7 +108,7 @@ class RecordFile:
     @property
     def manifest_path(self) -> Path:
         """Where the manifest stands: beside the records."""
-        return self.path.with_suffix(".manifest.json")
+        return self.path.with_suffix(MANIFEST)
 
     def is_done(self, experiment: str, config: Mapping[str, Scalar]) -> bool:
         """Tell whether this environment and code have recorded the trial already."""

@@ -97,3 +97,18 @@ def test_a_damaged_manifest_is_named(tmp_path: Path) -> None:
         folder.records(run).with_suffix(".manifest.json").write_text(text)
         with pytest.raises(UserError, match=r"overflow-quick-cpu.manifest.json is damaged"):
             folder.manifest(run)
+    folder.records(run).with_suffix(".manifest.json").unlink()
+    folder.records(run).with_suffix(".manifest.json").mkdir()
+    with pytest.raises(UserError, match=r"cannot read .*overflow-quick-cpu.manifest.json: Is a directory"):
+        folder.manifest(run)
+
+
+def test_a_run_is_known_by_its_records_or_its_manifest(tmp_path: Path) -> None:
+    folder = ResultsFolder(tmp_path)
+    folder.prepare()
+    both, records, manifest = (RunName("overflow", "quick", f"cpu-v1.{i}") for i in range(3))
+    for run in (both, records):
+        folder.records(run).touch()
+    for run in (both, manifest):
+        folder.runs.joinpath(f"{run}.manifest.json").touch()
+    assert folder.recorded() == [both, records, manifest]
