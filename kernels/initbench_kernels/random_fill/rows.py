@@ -22,6 +22,9 @@ from initbench_kernels.random_fill.parameters import (
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 DISTRIBUTIONS = ("uniform", "normal", "truncated_normal", "constant")
 
+# What nearly every row has: a model has thousands, and other types cost them a question each.
+PLAIN = (torch.Tensor, torch.nn.Parameter)
+
 # Positions stay far from the end of int64, so that no sum of them can wrap.
 LAST_POSITION = 1 << 62
 
@@ -108,10 +111,11 @@ def _regions(row: Fill) -> list[Region]:
     tensor = row.tensor
     key = row.key if isinstance(row.key, str) else _unsigned(row.key, 64, "key")
     offset = _unsigned(row.offset, 62, "offset")
-    if not isinstance(tensor, torch.Tensor):
-        raise ValueError(f"expected a tensor, got {type(tensor).__name__}")
-    if is_lazy(tensor):
-        raise ValueError("is not materialized yet: run the lazy module once")
+    if type(tensor) not in PLAIN:
+        if not isinstance(tensor, torch.Tensor):
+            raise ValueError(f"expected a tensor, got {type(tensor).__name__}")
+        if is_lazy(tensor):
+            raise ValueError("is not materialized yet: run the lazy module once")
     if tensor.dtype not in DTYPES:
         raise ValueError(f"expected a tensor of float32, float16, bfloat16 or float64, got {tensor.dtype}")
     if tensor.layout != torch.strided:
