@@ -4,7 +4,7 @@ PyTorch walks a matrix row by row. Where a row is shorter than a vector register
 and a long column is summed in one float32: at 880,802 x 3 gradients are off by 3e-4 where 6e-7 is possible. So FOLD
 rows are viewed as one: [R / FOLD, FOLD * C] has long rows, and its columns ("lanes") sum FOLD times fewer values each.
 Lanes are merged per channel in float64. Rows go through all operations in blocks that stay in the cache; beside its
-results a pass holds one block in float32.
+results a pass holds one block in float32, or none where the block of the result serves.
 
 Source: T. Chan et al., "Updating formulae and a pairwise algorithm for computing sample variances", 1979.
 """
@@ -18,8 +18,11 @@ from initbench_kernels.batch_norm_relu.reference import updated_running
 
 # Rows viewed as one.
 FOLD = 128
-# Values of a block: with fewer, calls and threads that wait for each other take longer; with more, a pass holds more.
-BLOCK = 2**17
+
+
+def _block_values(x: Tensor) -> int:
+    """Return the values of a block: few beside x and in the cache, yet enough for calls and threads to pay."""
+    return min(max(x.numel() // 4, 2**16), 2**18)
 
 
 def _blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
@@ -27,7 +30,8 @@ def _blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     rows, channels = tensors[0].shape
     width = FOLD * channels
     even = rows // FOLD * FOLD
-    yield from zip(*(t[:even].view(-1, width).split(BLOCK // width) for t in tensors), strict=True)
+    step = _block_values(tensors[0]) // width
+    yield from zip(*(t[:even].view(-1, width).split(step) for t in tensors), strict=True)
     if even < rows:
         yield tuple(t[even:].view(1, -1) for t in tensors)
 
@@ -39,7 +43,7 @@ def _lanes(*values: Tensor) -> Tensor:
 
 
 def _scratch(x: Tensor) -> Tensor:
-    return x.new_empty(min(BLOCK, x.numel()), dtype=torch.float32)
+    return x.new_empty(_block_values(x), dtype=torch.float32)
 
 
 def _minus(x: Tensor, lanes: Tensor, scratch: Tensor) -> Tensor:
@@ -47,9 +51,9 @@ def _minus(x: Tensor, lanes: Tensor, scratch: Tensor) -> Tensor:
     return torch.sub(x, lanes, out=scratch[: x.numel()].view(x.shape))
 
 
-def _statistics(x: Tensor, scratch: Tensor) -> tuple[Tensor, Tensor]:
+def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean and biased variance, float64 [C]."""
-    lanes = []
+    scratch, lanes = _scratch(x), []
     for (block,) in _blocks(x):
         # A value of the lane itself takes a large mean away, whatever order the rows are in. An infinite one would make
         # the mean NaN where it is infinite.
@@ -87,8 +91,7 @@ def forward(
     Returns:
         y as `x`; stats [2, C] = mean, rstd in float32.
     """
-    scratch = _scratch(x)
-    mean, var = _statistics(x, scratch)
+    mean, var = _statistics(x)
     if num_batches_tracked is not None:
         num_batches_tracked.add_(1)
     share = 1.0 / float(num_batches_tracked or 1) if momentum is None else momentum
@@ -99,11 +102,12 @@ def forward(
     mean, scale = stats[0], _scale(stats, weight)
     lanes = _lanes(mean, scale, torch.zeros_like(mean) if bias is None else bias.float())
     y = torch.empty_like(x)
+    scratch = None if y.dtype == torch.float32 else _scratch(x)
     # A ReLU that rounds as it writes, and lets NaN pass.
     zero = stats.new_zeros(())
     for x_block, y_block in _blocks(x, y):
         mean, scale, shift = lanes[:, : x_block.shape[1]]
-        z = _minus(x_block, mean, scratch)
+        z = _minus(x_block, mean, y_block.view(-1) if scratch is None else scratch)
         torch.addcmul(shift, z, scale, out=z)
         torch.maximum(z, zero, out=y_block)
     return y, stats

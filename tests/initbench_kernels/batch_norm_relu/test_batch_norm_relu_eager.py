@@ -39,6 +39,11 @@ def inputs(draw: st.DrawFn) -> Tensor:
     return x
 
 
+def strides(t: Tensor) -> list[int]:
+    """Those that say where a value lies: of a dimension of one value the addition in place keeps another."""
+    return [stride for stride, size in zip(t.stride(), t.shape, strict=True) if size > 1]
+
+
 @settings(max_examples=150, deadline=None)
 @given(
     x=inputs(),
@@ -79,7 +84,7 @@ def test_equals_the_pair(
         grads = torch.autograd.grad(y.square().sum(), [leaf, *module.parameters()])
         results.append([y, *grads, *module.buffers()])
     for wanted, actual in zip(*results, strict=True):
-        assert actual.stride() == wanted.stride()
+        assert strides(actual) == strides(wanted)
         torch.testing.assert_close(actual, wanted, equal_nan=True, **EXACT)
 
 

@@ -73,7 +73,7 @@ def test_any_cut_matches_float64(
     """However rows are cut into blocks and whatever is left over."""
     x, dy = (3 + 2 * normal(rows, channels, seed)).to(dtype), normal(rows, channels, seed + 1).to(dtype)
     weight, bias = normal(2, channels, seed + 2) if affine else (None, None)
-    with mock.patch.object(narrow, "BLOCK", block):
+    with mock.patch.object(narrow, "_block_values", return_value=block):
         assert_matches_float64(x, dy, weight, bias)
 
 
@@ -188,7 +188,7 @@ def test_gradient_of_parameters_alone() -> None:
     actual = torch.autograd.grad(y, list(own.parameters()), dy, retain_graph=True)
     for a, b in zip(actual, wanted, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-1)
-    assert peak_bytes(lambda: torch.autograd.grad(y, list(own.parameters()), dy), "cpu") < x.nbytes / 4
+    assert peak_bytes(lambda: torch.autograd.grad(y, list(own.parameters()), dy), "cpu") < x.nbytes / 2
 
 
 @pytest.mark.parametrize("channels", range(1, 8))
@@ -207,7 +207,11 @@ def test_holds_one_activation_less_than_the_pair(channels: int, dtype: torch.dty
         peaks.append([peak_bytes(lambda module=module: module(x), "cpu"), peak_bytes(step, "cpu")])
         assert saved_bytes(lambda module=module: module(x), (x,)) < x.nbytes + 1000
     for pair, own in zip(*peaks, strict=True):
-        assert own <= pair - x.nbytes + 8 * narrow.BLOCK
+        # Blocks are float32, so in half precision one holds twice as much of the activation.
+        assert own <= pair - (0.8 if dtype == torch.float32 else 0.65) * x.nbytes
+    if dtype == torch.float32:
+        # The forward pass needs no block beside y.
+        assert peaks[1][0] <= 1.05 * x.nbytes
 
 
 def test_output_may_not_be_changed() -> None:
