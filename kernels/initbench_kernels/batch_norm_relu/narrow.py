@@ -18,11 +18,8 @@ from initbench_kernels.batch_norm_relu.reference import updated_running
 
 # Rows viewed as one.
 FOLD = 128
-
-
-def _block_values(x: Tensor) -> int:
-    """Return the values of a block: few beside x and in the cache, yet enough for calls and threads to pay."""
-    return min(max(x.numel() // 4, 2**16), 2**18)
+# Values of a block: with fewer, calls and threads that wait for each other take longer; with more, a pass holds more.
+BLOCK = 2**17
 
 
 def _blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
@@ -30,8 +27,7 @@ def _blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     rows, channels = tensors[0].shape
     width = FOLD * channels
     even = rows // FOLD * FOLD
-    step = _block_values(tensors[0]) // width
-    yield from zip(*(t[:even].view(-1, width).split(step) for t in tensors), strict=True)
+    yield from zip(*(t[:even].view(-1, width).split(BLOCK // width) for t in tensors), strict=True)
     if even < rows:
         yield tuple(t[even:].view(1, -1) for t in tensors)
 
@@ -43,7 +39,7 @@ def _lanes(*values: Tensor) -> Tensor:
 
 
 def _scratch(x: Tensor) -> Tensor:
-    return x.new_empty(_block_values(x), dtype=torch.float32)
+    return x.new_empty(min(BLOCK, x.numel()), dtype=torch.float32)
 
 
 def _minus(x: Tensor, lanes: Tensor, scratch: Tensor) -> Tensor:
