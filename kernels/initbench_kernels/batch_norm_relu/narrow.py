@@ -93,7 +93,8 @@ def forward(
     share = 1.0 / float(num_batches_tracked or 1) if momentum is None else momentum
     for running, batch in ((running_mean, mean), (running_var, var * (len(x) / (len(x) - 1)))):
         if running is not None:
-            running.copy_(updated_running(running, batch, share))
+            # As PyTorch's update, this is no change to autograd: its batch norm keeps them for a backward pass to come.
+            running.data.copy_(updated_running(running, batch, share))
     stats = torch.stack([mean, (var + eps).rsqrt()]).float()
     mean, scale = stats[0], _scale(stats, weight)
     lanes = _lanes(mean, scale, torch.zeros_like(mean) if bias is None else bias.float())

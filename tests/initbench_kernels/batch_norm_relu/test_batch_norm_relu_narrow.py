@@ -328,3 +328,12 @@ def test_errors_are_those_of_pytorch(arguments: dict[str, Tensor | float]) -> No
     with pytest.raises(wanted.type) as actual:
         batch_norm_relu(x, **full)
     assert str(actual.value) == str(wanted.value)
+
+
+def test_a_short_batch_and_a_long_one_before_one_backward_pass() -> None:
+    """PyTorch's path, which the short one takes, saves the running statistics that the long one updates."""
+    module = BatchNormReLU1d(3)
+    loss = module(torch.randn(8, 3)).sum() + module(torch.randn(2**17, 3)).sum()
+    loss.backward()
+    assert module.weight.grad is not None
+    assert module.num_batches_tracked == 2
