@@ -50,7 +50,7 @@ def test_stateless_and_plain_words_agree_for_one_key_and_for_many():
     assert torch.equal(one, other)
 
 
-@pytest.mark.parametrize("keys", [[], ["w"], ["w", 3, "layer.weight", 2**64 - 1]], ids=len)
+@pytest.mark.parametrize("keys", [[], ["w"], ["w", 3, "w", "layer.weight", 2**64 - 1], [*range(100), "w", 7]], ids=len)
 def test_many_keys_are_derived_as_one_by_one(keys):
     seed = 2**63 + 5
     hashes = torch.tensor([bits._signed(reference.key_hash(key)) for key in keys], dtype=torch.int64)
