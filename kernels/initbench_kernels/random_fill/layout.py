@@ -54,16 +54,14 @@ class Region(NamedTuple):
                 merged.append(dim)
         return tuple(merged) or (Dimension(1, 1, 1),)
 
-    def outer_dimensions(self) -> int:
-        """Return how many leading dimensions step from run to run, the others being runs of consecutive positions."""
-        shape = self.tensor.shape
-        if self.strides == contiguous_strides(shape):
-            return 0
-        run, outer = 1, len(shape)
-        while outer and (self.strides[outer - 1] == run or shape[outer - 1] == 1):
-            run *= shape[outer - 1]
-            outer -= 1
-        return outer
+
+def outer_dimensions(shape: tuple[int, ...], strides: tuple[int, ...]) -> int:
+    """Return how many leading dimensions step from run to run, the others being runs of consecutive positions."""
+    run, outer = 1, len(shape)
+    while outer and (strides[outer - 1] == run or shape[outer - 1] == 1):
+        run *= shape[outer - 1]
+        outer -= 1
+    return outer
 
 
 @functools.lru_cache(maxsize=4096)

@@ -23,10 +23,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def in_parallel(threads: int, work: Callable[[int], None]) -> None:
-    """Run work(0) to work(threads - 1): the first here, the others on threads of their own."""
-    if threads == 1:
-        work(0)
-        return
+    """Run work(0) to work(threads - 1): the first here, the others on threads of their own, each without torch's."""
     inference = torch.is_inference_mode_enabled()
 
     def elsewhere(part: int) -> None:

@@ -10,7 +10,10 @@ import pytest
 import torch
 
 from initbench_kernels import Fill, fill_
+from initbench_kernels.random_fill.bits import plain_words_
+from initbench_kernels.random_fill.eager import Loads
 from initbench_kernels.random_fill.parallel import in_parallel
+from initbench_kernels.random_fill.rows import check_rows
 
 FORKS = """
 import os, torch
@@ -54,6 +57,45 @@ def test_a_failure_is_raised_when_all_threads_are_done(fails: int) -> None:
         in_parallel(2, work)
     assert done == [1 - fails]
     assert torch.get_num_threads() == before
+
+
+def test_a_thread_that_is_held_up_leaves_the_other_loads_to_the_others() -> None:
+    """Cores are not equally fast: loads belong to whoever is free."""
+    tensor, drawn, others_done = torch.empty(3_000_000), [], threading.Event()
+
+    def words(out: torch.Tensor, runs: torch.Tensor) -> None:
+        plain_words_(out, runs)
+        drawn.append(out.numel())
+        if len(drawn) == 1:
+            assert others_done.wait(timeout=60)
+        elif sum(drawn) >= tensor.numel():
+            others_done.set()
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        Loads(check_rows([Fill(tensor, "uniform", "w")])).fill_(0, words=words)
+    finally:
+        torch.set_num_threads(before)
+    wanted = torch.empty_like(tensor)
+    fill_([Fill(wanted, "uniform", "w")], seed=0, backend="eager")
+    assert torch.equal(tensor, wanted)
+
+
+@pytest.mark.parametrize("width", [50, 3000], ids=["short", "long"])
+def test_unlike_tensors_are_the_same_on_any_number_of_threads(width: int) -> None:
+    """Short ones are left to one thread, and the number of threads is as before."""
+    before, filled = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            tensors = [torch.full((100 + i, width), math.nan) for i in range(80)]
+            fill_([Fill(tensor, "uniform", i) for i, tensor in enumerate(tensors)], seed=0, backend="eager")
+            assert torch.get_num_threads() == threads
+            filled.append(tensors)
+    finally:
+        torch.set_num_threads(before)
+    assert all(map(torch.equal, *filled))
 
 
 @pytest.mark.parametrize("inference", [False, True], ids=["gradients on", "inference"])

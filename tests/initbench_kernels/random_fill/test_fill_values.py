@@ -182,7 +182,7 @@ def test_plan_keeps_the_memory_it_was_made_for():
 def test_small_tensors_share_loads(sizes):
     """A load is one transform: it is full before the next begins, whatever the shapes."""
     regions = rows.check_rows(Fill(torch.empty(n), "normal", i) for i, n in enumerate(sizes))
-    loads = schedule.schedule(regions, threads=1)
+    loads = schedule.schedule(schedule.alike(regions), threads=1)
     assert len(loads) == 1
     assert sum(len(batch) for batch in loads[0]) == len(sizes)
 
