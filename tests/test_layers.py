@@ -30,6 +30,14 @@ ALLOWED: dict[str, set[str]] = {
     "cli": {"catalogue", "comparison", "execution", "experiments", "presentation", "records", "runner"},
     "__main__": {"cli"},
 }
+# The same of the kernels: each operator stands alone, and what changes models is above them.
+ALLOWED_KERNELS: dict[str, set[str]] = {
+    "builds": set(),
+    "backend": set(),
+    "batch_norm_relu": {"backend", "builds"},
+    "random_fill": {"backend", "builds"},
+    "fusion": {"batch_norm_relu"},
+}
 
 
 def imports(path: Path) -> set[str]:
@@ -47,6 +55,7 @@ def room(path: Path) -> str:
     return path.relative_to(CORE).parts[0].removesuffix(".py")
 
 
+KERNEL_FILES = [p for p in sorted(KERNELS.rglob("*.py")) if p.parent != KERNELS or p.name != "__init__.py"]
 CORE_FILES = [p for p in sorted(CORE.rglob("*.py")) if p.name != "__init__.py" or p.parent != CORE]
 
 
@@ -63,6 +72,13 @@ def test_imports_go_downwards(path: Path) -> None:
 def test_kernels_are_a_leaf(path: Path) -> None:
     third_party = {m.split(".")[0] for m in imports(path)} - set(sys.stdlib_module_names)
     assert third_party <= {"torch", "triton", "initbench_kernels"}
+
+
+@pytest.mark.parametrize("path", KERNEL_FILES, ids=lambda p: str(p.relative_to(KERNELS)))
+def test_imports_of_kernels_go_downwards(path: Path) -> None:
+    here = path.relative_to(KERNELS).parts[0].removesuffix(".py")
+    targets = {m.split(".")[1] for m in imports(path) if m.startswith("initbench_kernels.")}
+    assert targets - {here} <= ALLOWED_KERNELS[here]
 
 
 @pytest.mark.parametrize("path", [*CORE_FILES, *KERNELS.rglob("*.py")], ids=lambda p: p.name)

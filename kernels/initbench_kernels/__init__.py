@@ -4,13 +4,8 @@ It knows numbers, never the names of schemes: which standard deviation makes a K
 ``initbench_core.networks``, not here.
 """
 
-from initbench_kernels.batch_norm_relu import (
-    BatchNormReLU1d,
-    BatchNormReLU2d,
-    BatchNormReLU3d,
-    batch_norm_relu,
-    fuse_batch_norm_relu,
-)
+from initbench_kernels.batch_norm_relu import BatchNormReLU1d, BatchNormReLU2d, BatchNormReLU3d, batch_norm_relu
+from initbench_kernels.fusion import fuse_batch_norm_relu
 from initbench_kernels.random_fill import Fill, FillPlan, fill_
 
 __all__ = [

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import nn
 
-from initbench_kernels.batch_norm_relu.fuse_scope import parse
+from initbench_kernels.fusion.scope import parse
 
 # Ways to a submodule that do not name it.
 _REFLECTION = frozenset(

@@ -4,9 +4,9 @@ Each module's own forward is traced by torch.fx, with the modules that it calls 
 which is looked into). A batch norm whose only consumer is a ReLU, or an addition whose only consumer is one, is fused:
 
 - neighbours in a Sequential, and pairs that the source of their class calls together and nowhere else
-  (`fuse_joined`), by exchanging the modules: the forward stays as written;
+  (`joined`), by exchanging the modules: the forward stays as written;
 - others (functional or shared ReLU, residual) by rewriting: the graph becomes the module's forward, where the source
-  says that it may stand for it (`fuse_source`, `fuse_rewriting`).
+  says that it may stand for it (`source`, `rewriting`).
 """
 
 from collections import Counter
@@ -15,11 +15,12 @@ from typing import Any
 
 from torch import fx, nn
 
-from initbench_kernels.batch_norm_relu.fuse_joined import is_called_whole, joined_pairs
-from initbench_kernels.batch_norm_relu.fuse_patterns import BATCH_NORMS, Forward, Match
-from initbench_kernels.batch_norm_relu.fuse_report import FusionReport
-from initbench_kernels.batch_norm_relu.fuse_rewriting import OnRequest1d, OnRequest2d, OnRequest3d, rewrite
-from initbench_kernels.batch_norm_relu.fuse_tracing import (
+from initbench_kernels.batch_norm_relu.module import BatchNormReLU1d, BatchNormReLU2d, BatchNormReLU3d
+from initbench_kernels.fusion.joined import is_called_whole, joined_pairs
+from initbench_kernels.fusion.patterns import BATCH_NORMS, Forward, Match
+from initbench_kernels.fusion.report import FusionReport
+from initbench_kernels.fusion.rewriting import OnRequest1d, OnRequest2d, OnRequest3d, rewrite
+from initbench_kernels.fusion.tracing import (
     Trace,
     has_hooks,
     has_no_forward,
@@ -27,7 +28,6 @@ from initbench_kernels.batch_norm_relu.fuse_tracing import (
     is_transparent,
     trace,
 )
-from initbench_kernels.batch_norm_relu.module import BatchNormReLU1d, BatchNormReLU2d, BatchNormReLU3d
 
 _FUSED = dict(zip(BATCH_NORMS, (BatchNormReLU1d, BatchNormReLU2d, BatchNormReLU3d), strict=True))
 _PAIRS = [[kind, nn.ReLU] for kind in BATCH_NORMS]
@@ -85,16 +85,16 @@ class Fusion:
         forward = Forward(module, traced.graph, self.places)
         matches, reasons = forward.matches()
         self.done.left |= {_join(path, target): reason for target, reason in reasons.items()}
+        is_rewritten = False
         for match in matches:
             self.note(path, str(match.batch_norm.target), with_residual=match.addition is not None)
-        in_graph = [match for match in matches if not forward.is_swappable(match)]
-        for match in matches:
-            if match in in_graph:
+            if forward.is_swappable(match):
+                _swap(module, str(match.batch_norm.target), str(match.relu.target))
+            else:
                 _become(forward.submodule(match.batch_norm), _ON_REQUEST)
                 _fuse_nodes(traced.graph, match)
-            else:
-                _swap(module, str(match.batch_norm.target), str(match.relu.target))
-        if in_graph:
+                is_rewritten = True
+        if is_rewritten:
             rewrite(module, traced.graph, traced.frozen)
         self.places.update(id(module.get_submodule(target)) for target in forward.calls if forward.is_inside(target))
 

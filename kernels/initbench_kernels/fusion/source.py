@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn, overrides
 
-from initbench_kernels.batch_norm_relu.fuse_scope import (
+from initbench_kernels.fusion.scope import (
     TYPES,
     UNKNOWN,
     WALKS,
@@ -53,7 +53,7 @@ class _Doubt(Exception):
 
 
 def frozen_attributes(module: nn.Module) -> dict[str, Any] | str:
-    """Return what a trace of a module's forward freezes, or why such a trace cannot be trusted.
+    """Return what a trace of the forward of a module's class freezes, or why such a trace cannot be trusted.
 
     Args:
         module: any module.
@@ -62,7 +62,7 @@ def frozen_attributes(module: nn.Module) -> dict[str, Any] | str:
         Values of the plain attributes that the forward reads, by their path from the module; or the reason.
     """
     kind = type(module)
-    if "forward" in vars(module) or not isinstance(kind.forward, types.FunctionType):
+    if not isinstance(kind.forward, types.FunctionType):
         return "its forward is not a plain method of its class"
     if not has_usual_access(kind):
         return "its class makes attributes, items or calls of its own"

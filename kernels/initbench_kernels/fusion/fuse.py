@@ -6,10 +6,7 @@ import logging
 
 from torch import nn
 
-from initbench_kernels.batch_norm_relu.fuse_model import Fusion
-from initbench_kernels.batch_norm_relu.fuse_report import FusionReport
-
-__all__ = ["FusionReport", "fuse_batch_norm_relu"]
+from initbench_kernels.fusion.model import Fusion
 
 _LOGGER = logging.getLogger(__name__)
 

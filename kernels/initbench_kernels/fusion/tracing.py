@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import fx, nn
 
-from initbench_kernels.batch_norm_relu.fuse_source import frozen_attributes
+from initbench_kernels.fusion.source import frozen_attributes
 
 _IN_PLACE = ("iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "imatmul", "iand", "ior", "ixor")
 IN_PLACE_OPERATORS = tuple(getattr(operator, name) for name in _IN_PLACE)
@@ -94,9 +94,9 @@ def has_no_forward(module: nn.Module) -> bool:
 
 def trace(module: nn.Module) -> Trace:
     """Trace a module's forward in training and in evaluation, and judge the outcome."""
-    frozen = frozen_attributes(module)
     if "forward" in vars(module):
         return Trace(None, "it was put in the place of its class's")
+    frozen = frozen_attributes(module)
     modes = {m: m.training for m in module.modules()}
     graphs = []
     try:

@@ -11,15 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from initbench_kernels.batch_norm_relu.fuse_joined import is_called_whole
-from initbench_kernels.batch_norm_relu.fuse_tracing import (
+from initbench_kernels.batch_norm_relu.module import BatchNormReLU1d, BatchNormReLU2d, BatchNormReLU3d
+from initbench_kernels.fusion.joined import is_called_whole
+from initbench_kernels.fusion.tracing import (
     IN_PLACE_OPERATORS,
     has_hooks,
     has_no_forward,
     is_plain_sequential,
     is_transparent,
 )
-from initbench_kernels.batch_norm_relu.module import BatchNormReLU1d, BatchNormReLU2d, BatchNormReLU3d
 
 # Exact types: a subclass may do something else in its forward.
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
