@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
+import torch._inductor.config
 
 from initbench_core.errors import ConfigError
 from initbench_core.execution.job import Progress
@@ -109,7 +110,11 @@ def _record(experiment: Experiment, config: Any, identity: str, emissions: Itera
 
 
 def be_deterministic() -> None:
-    """Ask torch for the same numbers every time; an operator that cannot comply warns once and goes on."""
+    """Ask torch for the same numbers every time; an operator that cannot comply warns once and goes on.
+
+    It configures the compiler too, whose import takes a second or more: it comes with this module's, so that a worker
+    has it before its trial's own time begins.
+    """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with it
     torch.use_deterministic_algorithms(True, warn_only=True)
 

@@ -1,5 +1,7 @@
 """The sweep: what becomes one job, what is recorded of each trial, and what the next run does."""
 
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,10 +19,11 @@ from initbench_core.training.cell import cells
 from initbench_core.training.setting import Setting
 from initbench_core.training.sweep import sweep
 from initbench_core.training.together import STACK_LIMIT
+from tests.cli.command import ENVIRONMENT
 from tests.initbench_core.training.fake_experiments import Config, Draws, DrawsInPairs, DrawsTogether
 
 SETTING = Setting(seeds=4)
-LIMIT = 4.0  # seconds for a trial that takes none: a new process first imports for one or two what determinism wants
+LIMIT = 4.0  # seconds for a trial that takes none
 
 
 @pytest.fixture(autouse=True)
@@ -124,6 +127,21 @@ def test_the_time_limit_of_a_stack_is_that_of_its_trials(tmp_path: Path) -> None
     assert (failed.config["seed"], failed.failure.reason) == (3, "timeout")
     assert failed.failure.message == f"longer than {LIMIT:g} s"
     assert records.path.read_bytes().count(b"\n") == 6
+
+
+FRESH = """
+import sys
+from initbench_core.training import cell
+before = set(sys.modules)
+cell.be_deterministic()
+print(*sorted(set(sys.modules) - before))
+"""
+
+
+def test_a_trials_time_begins_after_the_imports() -> None:
+    """A worker gets a cell: what comes with that is imported before the trial's own time, the rest is not."""
+    done = subprocess.run([sys.executable, "-c", FRESH], env=ENVIRONMENT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
 
 
 def test_trials_that_run_together_have_a_record_each_and_the_same_numbers(tmp_path: Path) -> None:
