@@ -21,9 +21,13 @@ def check_lsuv(batch: object, tolerance: object = TOLERANCE, max_iterations: obj
     Raises:
         ConfigError: the argument is named.
     """
-    if not isinstance(batch, torch.Tensor) or batch.dim() == 0 or batch.numel() == 0:
-        got = f"shape {tuple(batch.shape)}" if isinstance(batch, torch.Tensor) else type(batch).__name__
+    if not isinstance(batch, torch.Tensor) or batch.dim() == 0 or batch.numel() == 0 or batch.is_meta:
+        got = (
+            f"shape {tuple(batch.shape)} on {batch.device}" if isinstance(batch, torch.Tensor) else type(batch).__name__
+        )
         raise ConfigError(f"lsuv: batch must be a tensor [N, ...] with values in it, got {got}")
+    if not batch.isfinite().all():
+        raise ConfigError("lsuv: batch has values that are nan or infinite")
     try:
         distance = as_float(tolerance, "tolerance")
     except ValueError as error:

@@ -275,6 +275,12 @@ def shared_in_part(model: nn.Module) -> None:
     model[2].weight, model[2].bias = nn.Parameter(memory[:18].view(3, 6)), nn.Parameter(memory[16:19])
 
 
+def one_infinite(*shape: int) -> torch.Tensor:
+    batch = torch.ones(shape)
+    batch[-1, -1, -1] = -math.inf
+    return batch
+
+
 BAD = {
     "orthogonal on 1-D": (
         {"scheme": "orthogonal"},
@@ -305,6 +311,9 @@ BAD = {
     "lsuv on a word": ({"scheme": "lsuv", "batch": "x"}, None, "batch must be a tensor.* got str"),
     "lsuv on nothing": ({"scheme": "lsuv", "batch": torch.zeros(0, 2, 4)}, None, r"got shape \(0, 2, 4\)"),
     "lsuv on a scalar": ({"scheme": "lsuv", "batch": torch.tensor(1.0)}, None, r"got shape \(\)"),
+    "lsuv on the meta device": ({"scheme": "lsuv", "batch": torch.ones(5, 2, 4, device="meta")}, None, "on meta"),
+    "lsuv on nan": ({"scheme": "lsuv", "batch": torch.full((5, 2, 4), math.nan)}, None, "nan or infinite"),
+    "lsuv on one infinity": ({"scheme": "lsuv", "batch": one_infinite(5, 2, 4)}, None, "nan or infinite"),
     "lsuv on another shape": ({"scheme": "lsuv", "batch": torch.ones(5, 3, 4)}, None, r"batch of shape \(5, 3, 4\)"),
     "lsuv on integers": ({"scheme": "lsuv", "batch": torch.ones(5, 2, 4).long()}, None, "batch of shape.*int64"),
     "lsuv tolerance": ({"scheme": "lsuv", "batch": torch.ones(5, 2, 4), "tolerance": -1}, None, "tolerance"),
