@@ -17,6 +17,7 @@ Source: Ioffe & Szegedy 2015; Mishkin et al. 2017, "Systematic evaluation of CNN
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -35,8 +36,8 @@ from initbench_core.presentation.statistics import interval, separates, spread, 
 from initbench_core.presentation.story import Claim
 from initbench_core.records.frame import per_trial, tidy
 from initbench_core.records.schema import Emission, Record
-from initbench_core.training.data import Data, Split, described
-from initbench_core.training.probing import probe_at_init, step_memory
+from initbench_core.training.data import Data, described
+from initbench_core.training.probing import look
 from initbench_core.training.recipe import Recipe
 from initbench_core.training.seeding import initialize_for_
 from initbench_core.training.setting import Setting
@@ -89,24 +90,16 @@ def prepare(config: Config, setting: Setting) -> tuple[nn.Module, Data, Recipe]:
     return model, setting.data.load(config.data), recipe
 
 
-def _look(configs: Sequence[Config], setting: Setting) -> list[list[Emission]]:
-    """Probe each network on a batch, and count the memory of a step: the same for all seeds, so counted once."""
-    models = [prepare(config, setting)[0] for config in configs]
-    batch = Split(*(part[:BATCH] for part in setting.data.load(configs[0].data).train))
-    memory = step_memory(models[0], batch)
-    return [[*probe_at_init(model, batch, norm=configs[0].norm), memory] for model in models]
-
-
 def run(config: Config, setting: Setting) -> Iterator[Emission]:
     """Look at one network, then train it."""
-    yield from _look([config], setting)[0]
-    yield from train(*prepare(config, setting), seed=config.seed, setting=setting)
+    model, data, recipe = prepare(config, setting)
+    yield from look([model], data, recipe, norm=config.norm)[0]
+    yield from train(model, data, recipe, seed=config.seed, setting=setting)
 
 
 def run_together(configs: Sequence[Config], setting: Setting) -> Sequence[Iterable[Emission]]:
     """Look at each network of an arm, then train all of them at once."""
-    trained = zip(_look(configs, setting), train_cell(prepare, configs, setting), strict=True)
-    return [[*look, *emissions] for look, emissions in trained]
+    return train_cell(prepare, configs, setting, partial(look, norm=configs[0].norm))
 
 
 def _where(frame: pd.DataFrame) -> str:

@@ -18,6 +18,7 @@ Source: Wu & He 2018, "Group normalization", figure 1; Goyal et al. 2017 for the
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import pandas as pd
 import torch
@@ -65,7 +66,7 @@ def grid(setting: Setting) -> Iterator[Config]:
     for seed in range(setting.seeds):
         for batch in batches:
             for norm in ARMS:
-                yield Config(setting.data.mnist(), norm, batch, width, epochs, seed)
+                yield Config(setting.data.images(), norm, batch, width, epochs, seed)
 
 
 def prepare(config: Config, setting: Setting) -> tuple[nn.Module, Data, Recipe]:
@@ -88,7 +89,7 @@ def prepare(config: Config, setting: Setting) -> tuple[nn.Module, Data, Recipe]:
 def run(config: Config, setting: Setting) -> Iterator[Emission]:
     """Train one network and score it with both kinds of statistics."""
     model, data, recipe = prepare(config, setting)
-    yield from look([model], data, recipe)[0]
+    yield from look([model], data, recipe, norm=config.norm)[0]
     yield from train(model, data, recipe, seed=config.seed, setting=setting)
     yield from _with_batch_statistics(model, data.to(setting.device).test, config)
 
@@ -102,7 +103,7 @@ def run_together(configs: Sequence[Config], setting: Setting) -> list[list[Emiss
         models.append(prepared[0])
         return prepared
 
-    trained = train_cell(keep, configs, setting, look)
+    trained = train_cell(keep, configs, setting, partial(look, norm=configs[0].norm))
     test = setting.data.load(configs[0].data).to(setting.device).test
     return [
         [*emissions, *_with_batch_statistics(model, test, config)]

@@ -25,7 +25,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from matplotlib.figure import Figure
 from torch import nn
 
@@ -41,8 +40,9 @@ from initbench_core.presentation.signs import signs
 from initbench_core.presentation.statistics import interval, wilson
 from initbench_core.presentation.story import Claim
 from initbench_core.records.frame import per_trial
-from initbench_core.records.schema import Emission, Record, scalar
+from initbench_core.records.schema import Emission, Measurement, Record, scalar
 from initbench_core.training.data import Data, described
+from initbench_core.training.probing import look
 from initbench_core.training.recipe import Recipe
 from initbench_core.training.seeding import initialize_for_
 from initbench_core.training.setting import Setting
@@ -96,29 +96,25 @@ def prepare(config: Config, setting: Setting) -> tuple[nn.Module, Data, Recipe]:
     return model, setting.data.load(config.data), recipe
 
 
-@torch.no_grad()
-def _growth(model: nn.Module, data: Data) -> Emission:
-    """Measure the last hidden layer's mean squared pre-activation over the first one's, in float64."""
-    x, moments = data.train.x[:256].double(), []
-    for layer in model.cpu().double().children():
-        x = layer(x)
-        if isinstance(layer, nn.Linear):
-            moments.append(x.square().mean().item())
-    return scalar("length_growth", "1", moments[-2] / moments[0])
+def _look(models: Sequence[nn.Module], data: Data, recipe: Recipe) -> list[list[Measurement]]:
+    """Look at the networks; lengths grow as the mean squared pre-activation from the first to the last hidden layer."""
+    looks = look(models, data, recipe, norm="none")
+    for found in looks:
+        (moments,) = (m.values for m in found if m.metric == "second_moment")
+        found.append(scalar("length_growth", "1", moments[-1] / moments[0]))
+    return looks
 
 
 def run(config: Config, setting: Setting) -> Iterator[Emission]:
-    """Look at the output's length, then train one network."""
+    """Look at one network, then train it."""
     model, data, recipe = prepare(config, setting)
-    yield _growth(prepare(config, setting)[0], data)
+    yield from _look([model], data, recipe)[0]
     yield from train(model, data, recipe, seed=config.seed, setting=setting)
 
 
 def run_together(configs: Sequence[Config], setting: Setting) -> Sequence[Iterable[Emission]]:
-    """Train all seeds of a cell at once."""
-    trained = train_cell(prepare, configs, setting)
-    starts = [_growth(model, data) for model, data, _ in (prepare(config, setting) for config in configs)]
-    return [[start, *emissions] for start, emissions in zip(starts, trained, strict=True)]
+    """Look at all seeds of a cell, then train them at once."""
+    return train_cell(prepare, configs, setting, _look)
 
 
 def _cells(records: Sequence[Record]) -> Iterator[tuple[int, str, pd.DataFrame]]:

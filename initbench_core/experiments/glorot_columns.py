@@ -13,6 +13,7 @@ Source: Glorot & Bengio 2010, table 1.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 
 import numpy as np
@@ -23,11 +24,13 @@ from torch import nn
 from initbench_core.errors import choose
 from initbench_core.networks.models import mlp
 from initbench_core.presentation import plots
+from initbench_core.presentation.signs import signs
 from initbench_core.presentation.statistics import interval, spread, verdict
 from initbench_core.presentation.story import Claim
 from initbench_core.records.frame import per_trial
 from initbench_core.records.schema import Emission, Record
 from initbench_core.training.data import Data, described
+from initbench_core.training.probing import look
 from initbench_core.training.recipe import Recipe
 from initbench_core.training.seeding import initialize_for_
 from initbench_core.training.setting import Setting
@@ -79,18 +82,20 @@ def prepare(config: Config, setting: Setting) -> tuple[nn.Module, Data, Recipe]:
         if isinstance(layer, nn.Linear):
             nn.init.zeros_(layer.bias)
     recipe = Recipe(epochs=config.epochs, lr=config.lr, batch_size=config.batch, record_every=20, target=TARGET,
-                    target_metric="validation_accuracy")  # fmt: skip
+                    target_metric="validation_accuracy", model_metrics=("update_ratio",))  # fmt: skip
     return model, setting.data.load(config.data), recipe
 
 
 def run(config: Config, setting: Setting) -> Iterator[Emission]:
-    """Train one network."""
-    yield from train(*prepare(config, setting), seed=config.seed, setting=setting)
+    """Look at one network, then train it."""
+    model, data, recipe = prepare(config, setting)
+    yield from look([model], data, recipe, norm="none")[0]
+    yield from train(model, data, recipe, seed=config.seed, setting=setting)
 
 
 def run_together(configs: Sequence[Config], setting: Setting) -> Sequence[Iterable[Emission]]:
-    """Train all seeds of a column at one rate."""
-    return train_cell(prepare, configs, setting)
+    """Look at all seeds of a column, then train them at one rate."""
+    return train_cell(prepare, configs, setting, partial(look, norm="none"))
 
 
 def _columns(records: Sequence[Record]) -> dict[tuple[str, str], pd.DataFrame]:
@@ -109,7 +114,7 @@ def _columns(records: Sequence[Record]) -> dict[tuple[str, str], pd.DataFrame]:
 
 def table(records: Sequence[Record]) -> pd.DataFrame:
     """A row per column, measured and published, and whether its weights are told from the other ones."""
-    rows, columns = [], _columns(records)
+    rows, columns, seen = [], _columns(records), signs(records, "activation", "init", "lr")
     for (activation, init), cell in columns.items():
         other = columns.get((activation, "standard" if init == "normalized" else "normalized"))
         shapeset, mnist = PUBLISHED[activation, init]
@@ -124,6 +129,7 @@ def table(records: Sequence[Record]) -> pd.DataFrame:
                 "published, MNIST (%)": mnist,
                 "published, Shapeset (%)": shapeset,
             }
+            | seen[activation, init, cell["lr"].iloc[0]]
         )
     return pd.DataFrame(rows)
 

@@ -30,11 +30,13 @@ from initbench_core.networks.models import NORM_PLACES, mlp
 from initbench_core.presentation import plots
 from initbench_core.presentation.censored import Ratio, censored_ratio
 from initbench_core.presentation.finding import Finding
+from initbench_core.presentation.signs import signs
 from initbench_core.presentation.statistics import interval
 from initbench_core.presentation.story import Claim
 from initbench_core.records.frame import per_trial
 from initbench_core.records.schema import Emission, Measurement, Outcome, Record, scalar
 from initbench_core.training.data import Data, described
+from initbench_core.training.probing import look
 from initbench_core.training.rate_search import search_rate
 from initbench_core.training.seeding import initialize_for_, seeded
 from initbench_core.training.setting import Setting
@@ -69,7 +71,7 @@ def grid(setting: Setting) -> Iterator[Config]:
         for depth in depths:
             for init in INITS:
                 for norm in NORM_PLACES:
-                    yield Config(setting.data.mnist(), init, norm, depth, width, epochs, resolution, seed)
+                    yield Config(setting.data.images(), init, norm, depth, width, epochs, resolution, seed)
 
 
 def run(config: Config, setting: Setting) -> Iterator[Emission]:
@@ -79,9 +81,11 @@ def run(config: Config, setting: Setting) -> Iterator[Emission]:
 
 
 def run_together(configs: Sequence[Config], setting: Setting) -> list[list[Emission]]:
-    """Search for several seeds side by side: those that ask for the same rate train together."""
+    """Look at the networks, then search side by side: those that ask for the same rate train together."""
     first = configs[0]
     data = setting.data.load(first.data)
+    models = [seeded(_network, config, setting, data.train.x[0].numel()) for config in configs]
+    looks = look(models, data, _recipe(first, 2**HIGHEST), norm=first.norm)
     limits = {"highest": HIGHEST, "lowest": LOWEST, "stride": STRIDE, "resolution": first.resolution}
     searches = [search_rate(**limits) for _ in configs]
     asked = {i: next(search) for i, search in enumerate(searches)}
@@ -99,21 +103,25 @@ def run_together(configs: Sequence[Config], setting: Setting) -> list[list[Emiss
                 del asked[i]
     return [
         [
+            *seen,
             scalar("largest_rate", "1", 2**rate),
             Measurement("works", "1", list(map(float, of_seed.values())), {"log2_rate": list(of_seed)}),
         ]
-        for rate, of_seed in zip(found, tried, strict=True)
+        for seen, rate, of_seed in zip(looks, found, tried, strict=True)
     ]
 
 
 def _works(configs: Sequence[Config], rate: float, data: Data, setting: Setting) -> list[bool]:
     """Train each for a short while; tell which have neither diverged nor stalled."""
-    epochs = configs[0].epochs
-    recipe = Recipe(epochs=epochs, lr=rate, batch_size=32, record_every=1000, evaluate_every=epochs)
+    recipe = _recipe(configs[0], rate)
     models = [seeded(_network, config, setting, data.train.x[0].numel()) for config in configs]
     trained = train_together(models, data, recipe, seeds=[config.seed for config in configs], setting=setting)
     outcomes = [next(e.name for e in emissions if isinstance(e, Outcome)) for emissions in trained]
     return [outcome not in ("stalled", "diverged") for outcome in outcomes]
+
+
+def _recipe(config: Config, rate: float) -> Recipe:
+    return Recipe(config.epochs, lr=rate, batch_size=32, record_every=1000, evaluate_every=config.epochs)
 
 
 def _network(config: Config, setting: Setting, inputs: int) -> nn.Module:
@@ -145,7 +153,7 @@ def _gain(rates: pd.DataFrame, depth: int, init: str, norm: str) -> Ratio:
 
 def table(records: Sequence[Record]) -> pd.DataFrame:
     """A row per configuration: the rate (geometric mean), and its paired ratio to no BatchNorm."""
-    rates = _rates(records)
+    rates, seen = _rates(records), signs(records, "depth", "init", "norm")
     counted, rows = _counted(rates), []
     depths = sorted(set(rates.columns.get_level_values("depth")))
     for depth, init, norm in itertools.product(depths, INITS, NORM_PLACES):
@@ -164,6 +172,7 @@ def table(records: Sequence[Record]) -> pd.DataFrame:
                 "separated": "-" if norm == "none" else gain.separated,
                 "n": len(rates),
             }
+            | seen[depth, init, norm]
         )
     return pd.DataFrame(rows)
 

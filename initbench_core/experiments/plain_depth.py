@@ -8,7 +8,7 @@ looked at as it starts, in float64: second moments of the pre-activations and of
 factor per layer fitted to them, and mean-field theory for its own weights beside it. Then it is trained: SGD at 0.01
 with momentum 0.9, batches of 64, one recipe for all, no schedule, no clipping; the target is a validation accuracy of
 70%, scored once an epoch. The budget is short: it asks what starts, not what is best in the end. Away from depth 20
-the quick profile stops a training at its target and leaves cells out; at depth 1000 it only looks.
+the quick profile stops a training at its target and leaves cells out.
 
 Expected: at depth 20 without BatchNorm Kaiming and orthogonal weights (with the ReLU's gain) and LSUV train, Xavier
 partly or late (1/2 per layer), torch's default (1/6 per layer) and N(0.01) stall, N(1) diverges. BatchNorm makes the
@@ -38,9 +38,9 @@ from initbench_core.presentation.signs import signs
 from initbench_core.presentation.statistics import interval, wilson
 from initbench_core.presentation.story import Claim
 from initbench_core.records.frame import per_trial, tidy
-from initbench_core.records.schema import Emission, Measurement, Record
-from initbench_core.training.data import TRAINING_IMAGES, Data, Split, described
-from initbench_core.training.probing import probe_at_init, step_memory
+from initbench_core.records.schema import Emission, Record
+from initbench_core.training.data import TRAINING_IMAGES, Data, described
+from initbench_core.training.probing import look
 from initbench_core.training.recipe import Recipe
 from initbench_core.training.seeding import initialize_for_
 from initbench_core.training.setting import Setting
@@ -62,23 +62,23 @@ class Config:
     init: str
     norm: str  # place of BatchNorm: none, before or after the ReLU
     depth: int
-    epochs: int  # of training; 0: it is only looked at
+    epochs: int
     stops: bool  # whether training ends at the target
     seed: int
 
 
 def grid(setting: Setting) -> Iterator[Config]:
-    """The profile's depths, each with its budget; depth 1000 last."""
+    """The profile's depths, each with its budget."""
     everything = list(product(INITS, NORM_PLACES))
     no_lsuv = [cell for cell in everything if cell[0] != "lsuv"]  # its passes grow with the square of the depth
     depths: list[tuple[int, int, bool, list[tuple[str, str]]]] = setting.pick(
-        smoke=[(3, 1, False, [*FEW, ("normal(1)", "none")]), (60, 0, True, FEW[:2])],
-        quick=[(4, 5, True, everything), (FOCUS, 5, False, everything), (50, 5, True, FEW), (1000, 0, True, FEW[:2])],
+        smoke=[(60, 1, True, FEW[:2]), (3, 1, False, [("normal(1)", "none"), *FEW])],
+        quick=[(2, 5, True, FEW), (4, 5, True, everything), (8, 5, True, FEW), (FOCUS, 5, False, everything),
+               (50, 5, True, FEW), (100, 2, True, FEW), (1000, 1, True, FEW[:2])],
         full=[*((d, 30, False, everything) for d in (2, 4, 8, FOCUS, 50, 100)), (1000, 2, False, no_lsuv)],
-    )
+    )  # fmt: skip
     for depth, epochs, stops, cells in depths:
-        # What a network of 1,000 layers starts with is told by two of them.
-        for (init, norm), seed in product(cells, range(setting.seeds if epochs else min(2, setting.seeds))):
+        for (init, norm), seed in product(cells, range(setting.seeds)):
             yield Config(setting.data.images(), init, norm, depth, epochs, stops, seed)
 
 
@@ -96,20 +96,6 @@ def prepare(config: Config, setting: Setting) -> tuple[nn.Module, Data, Recipe]:
     return model, data, recipe
 
 
-def _look(config: Config, models: Sequence[nn.Module], data: Data, _: Recipe) -> list[list[Emission]]:
-    """Probe the networks on training images; of very deep ones some 50 layers are kept. A step's memory, once."""
-    batch = Split(data.train.x[:BATCH], data.train.y[:BATCH])
-    # To count it takes as long as the square of the depth.
-    memory = [step_memory(models[0], batch)] if config.epochs and config.depth <= 100 else []
-    return [[*map(partial(_thinned, config), probe_at_init(m, batch, norm=config.norm)), *memory] for m in models]
-
-
-def _thinned(config: Config, found: Measurement) -> Measurement:
-    step = math.ceil(config.depth / 50)
-    axes = {axis: list(at)[::step] for axis, at in found.axes.items()}
-    return Measurement(found.metric, found.unit, list(found.values)[::step], axes) if axes else found
-
-
 def weights(config: Config) -> int:
     """Count the weights of a network."""
     return mlp_weights(784, 100, config.depth, 10, norm=config.norm)
@@ -118,16 +104,13 @@ def weights(config: Config) -> int:
 def run(config: Config, setting: Setting) -> Iterator[Emission]:
     """Look at one network, then train it."""
     model, data, recipe = prepare(config, setting)
-    yield from _look(config, [model], data, recipe)[0]
-    if config.epochs:
-        yield from train(model, data, recipe, seed=config.seed, setting=setting)
+    yield from look([model], data, recipe, norm=config.norm)[0]
+    yield from train(model, data, recipe, seed=config.seed, setting=setting)
 
 
 def run_together(configs: Sequence[Config], setting: Setting) -> Sequence[Iterable[Emission]]:
     """Look at each network of a cell, then train all of them at once."""
-    if configs[0].epochs:
-        return train_cell(prepare, configs, setting, partial(_look, configs[0]))
-    return [list(run(config, setting)) for config in configs]
+    return train_cell(prepare, configs, setting, partial(look, norm=configs[0].norm))
 
 
 def _cells(records: Sequence[Record]) -> Cells:
@@ -137,14 +120,9 @@ def _cells(records: Sequence[Record]) -> Cells:
     return dict(sorted(groups, key=lambda group: (group[0][0], order[group[0][1:]])))
 
 
-def _trained(cells: Cells) -> Cells:
-    """The cells that were not only looked at."""
-    return {key: cell for key, cell in cells.items() if cell["epochs"].iloc[0]}
-
-
 def _focus(cells: Cells) -> tuple[int, Cells]:
     """The depth that the findings are about, and its cells: FOCUS where it was run."""
-    focus = max((depth for depth, _, _ in _trained(cells)), key=lambda depth: (depth == FOCUS, depth))
+    focus = max((depth for depth, _, _ in cells), key=lambda depth: (depth == FOCUS, depth))
     return focus, {key: cell for key, cell in cells.items() if key[0] == focus}
 
 
@@ -162,27 +140,27 @@ def table(records: Sequence[Record]) -> pd.DataFrame:
     """A row per cell: outcome, steps, whether it differs from Kaiming without BatchNorm, and factors beside theory."""
     cells, seen, rows = _cells(records), signs(records, "depth", "init", "norm"), []
     for (depth, init, norm), cell in cells.items():
-        row: dict[str, Any] = {"depth": depth, "initializer": init, "BatchNorm": norm, "n": len(cell)}
-        if cell["epochs"].iloc[0]:
-            steps, theirs = (c["steps_to_target"] for c in (cell, cells[depth, "kaiming_normal", "none"]))
-            ratio = steps_ratio(steps, theirs, _budget(cell))
-            is_reference = (init, norm) == ("kaiming_normal", "none")
-            row |= {
-                "outcomes": ", ".join(sorted(set(cell["outcome"]))),
-                "trained (95% Wilson)": f"{wilson(reached(cell), len(cell)):.2f}",
-                "steps to 70%": f"{restricted_mean(steps, _budget(cell)):.0f}",
-                "times Kaiming's without": "-" if is_reference else f"{ratio:.3g}",
-                "separated": "-" if is_reference else ratio.separated,
-                "best validation accuracy": cell["best_validation_accuracy"].mean(),
-            }
-        for way in ("forward", "backward"):
-            row[f"{way} factor"], row[f"{way}, theory"] = factor(cell, way)
+        steps, theirs = (c["steps_to_target"] for c in (cell, cells[depth, "kaiming_normal", "none"]))
+        ratio = steps_ratio(steps, theirs, _budget(cell))
+        is_reference = (init, norm) == ("kaiming_normal", "none")
+        row: dict[str, Any] = {
+            "depth": depth,
+            "initializer": init,
+            "BatchNorm": norm,
+            "n": len(cell),
+            "outcomes": ", ".join(sorted(set(cell["outcome"]))),
+            "trained (95% Wilson)": f"{wilson(reached(cell), len(cell)):.2f}",
+            "steps to 70%": f"{restricted_mean(steps, _budget(cell)):.0f}",
+            "times Kaiming's without": "-" if is_reference else f"{ratio:.3g}",
+            "separated": "-" if is_reference else ratio.separated,
+            "best validation accuracy": cell["best_validation_accuracy"].mean(),
+        }
         rows.append(row | seen[depth, init, norm])
     return pd.DataFrame(rows)
 
 
 def findings(records: Sequence[Record]) -> Iterator[str]:
-    """What trains at the depth in focus, whom BatchNorm rescues, the deepest networks, theory, and what is open."""
+    """What trains at the depth in focus, whom BatchNorm rescues, deeper networks, theory, and what is open."""
     cells = _cells(records)
     focus, here = _focus(cells)
     data = described(str(records[0].config["data"]))
@@ -193,15 +171,15 @@ def findings(records: Sequence[Record]) -> Iterator[str]:
         counts[norm].append(f"{init} {reached(cell)}/{len(cell)}")
     parts = [f"{PLACES[norm]}: {', '.join(names)}" for norm, names in counts.items() if names]
     yield f"Seeds that reach {TARGET:.0%} at depth {focus} on {data} {_within(here)}: {'; '.join(parts)}."
-    deep = max(depth for depth, _, _ in _trained(cells))
-    parts = [
-        f"{init}, {PLACES[norm]}: {reached(cell)}/{len(cell)}, gradients x {factor(cell, 'backward')[0]:.3f} per "
-        f"layer (theory {factor(cell, 'backward')[1]:.3f})"
-        for (depth, init, norm), cell in cells.items()
-        if depth == deep and (init, norm) in FEW
-    ]
-    there = {key: cell for key, cell in cells.items() if key[0] == deep}
-    yield f"At depth {deep} reach it {_within(there)}: {'; '.join(parts)}."
+    for deep in sorted({depth for depth, _, _ in cells if depth > focus}) or [focus]:
+        there = {key: cell for key, cell in cells.items() if key[0] == deep}
+        parts = [
+            f"{init}, {PLACES[norm]}: {reached(cell)}/{len(cell)}, gradients x {factor(cell, 'backward')[0]:.3f} per "
+            f"layer (theory {factor(cell, 'backward')[1]:.3f})"
+            for (_, init, norm), cell in there.items()
+            if (init, norm) in FEW
+        ]
+        yield f"At depth {deep} reach it {_within(there)}: {'; '.join(parts)}."
     ratios = {way: pd.concat([c[f"{way}_factor_ratio"] for c in here.values()]) for way in ("forward", "backward")}
     parts = [f"{r.min():.2f} to {r.max():.2f} times theory's {way}" for way, r in ratios.items()]
     networks = f"Over all networks of depth {focus} the measured factor per layer is"
@@ -217,7 +195,7 @@ def claims(records: Sequence[Record]) -> Iterator[Claim]:
     """Each initializer at the depth in focus, and with BatchNorm where that is told apart; gradients at great depth."""
     cells = _cells(records)
     focus, here = _focus(cells)
-    data, deep = described(str(records[0].config["data"])), max(depth for depth, _, _ in _trained(cells))
+    data, deep = described(str(records[0].config["data"])), max(depth for depth, _, _ in cells)
     for (_, init, norm), cell in here.items():
         verb = change(here, init, norm)
         if norm == "after" or (norm == "before" and not verb):
@@ -246,7 +224,7 @@ def claims(records: Sequence[Record]) -> Iterator[Claim]:
 
 def figures(records: Sequence[Record]) -> Mapping[str, Figure]:
     """Maps of outcomes and of steps, measurement beside theory by layer, and learning curves."""
-    cells = _trained(_cells(records))
+    cells = _cells(records)
     focus, here = _focus(cells)
     about = f"{described(str(records[0].config['data']))}, {max(len(cell) for cell in cells.values())} seeds"
     frame = tidy([r for r in records if r.config["depth"] == focus])

@@ -15,9 +15,11 @@ Source: Zhang et al. 2019, "Fixup initialization"; De & Smith 2020, "Batch norma
 the identity function"; He et al. 2016 for the block.
 """
 
+import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -25,9 +27,8 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from initbench_core.errors import choose
-from initbench_core.networks.models import mlp_weights
-from initbench_core.networks.residual import VARIANTS, residual_network, second_moment
+from initbench_core.networks.models import ResidualBlock, mlp_weights
+from initbench_core.networks.residual import VARIANTS, FixupBlock, residual_network, second_moment
 from initbench_core.presentation import plots
 from initbench_core.presentation.finding import Finding
 from initbench_core.presentation.signs import signs
@@ -37,10 +38,11 @@ from initbench_core.records.frame import per_trial, tidy
 from initbench_core.records.schema import Emission, Measurement, Record
 from initbench_core.training.data import Data, described
 from initbench_core.training.metrics import METRICS
-from initbench_core.training.seeding import seeded
+from initbench_core.training.probing import look
+from initbench_core.training.recipe import Recipe
 from initbench_core.training.setting import Setting
 from initbench_core.training.together import train_cell
-from initbench_core.training.train import Recipe, train
+from initbench_core.training.train import train
 
 # The variant without any remedy gets smaller rates as well: its signal is too large for the others.
 RATES = {"none": (0.1, 0.01, 0.001, 0.0001), "batch_norm": (0.1, 0.01), "fixup": (0.1, 0.01), "skip_init": (0.1, 0.01)}
@@ -72,23 +74,15 @@ def grid(setting: Setting) -> Iterator[Config]:
         for blocks in depths:
             for variant in VARIANTS:
                 for lr in RATES[variant]:
-                    yield Config(setting.data.mnist(), variant, blocks, width, epochs, lr, seed)
+                    yield Config(setting.data.images(), variant, blocks, width, epochs, lr, seed)
 
 
 def prepare(config: Config, setting: Setting) -> tuple[nn.Module, Data, Recipe]:
     """Build the network by its variant's rules."""
     data = setting.data.load(config.data)
     body = residual_network(config.variant, data.train.x[0].numel(), config.width, config.blocks, 10, seed=config.seed)
-    recipe = Recipe(
-        epochs=config.epochs,
-        lr=config.lr,
-        momentum=0.9,
-        batch_size=64,
-        target=TARGET,
-        target_metric="validation_accuracy",
-        record_every=10,
-        model_metrics=("update_ratio",),
-    )
+    recipe = Recipe(config.epochs, lr=config.lr, momentum=0.9, batch_size=64, target=TARGET, record_every=10,
+                    target_metric="validation_accuracy", model_metrics=("update_ratio",))  # fmt: skip
     return nn.Sequential(nn.Flatten(), *body), data, recipe
 
 
@@ -99,31 +93,34 @@ def weights(config: Config) -> int:
 
 
 def run(config: Config, setting: Setting) -> Iterator[Emission]:
-    """Measure the growth over the blocks, then train."""
-    yield from _growth(config, setting)
+    """Look at one network, then train it."""
     model, data, recipe = prepare(config, setting)
+    yield from _look(config, [model], data, recipe)[0]
     yield from train(model, data, recipe, seed=config.seed, setting=setting)
 
 
 def run_together(configs: Sequence[Config], setting: Setting) -> list[list[Emission]]:
-    """Train the networks of several seeds at once."""
-    growth = [list(_growth(config, setting)) for config in configs]
-    return [[*grown, *trained] for grown, trained in zip(growth, train_cell(prepare, configs, setting), strict=True)]
+    """Look at the networks of several seeds, then train them at once."""
+    return train_cell(prepare, configs, setting, partial(_look, configs[0]))
+
+
+def _look(config: Config, models: Sequence[nn.Module], data: Data, recipe: Recipe) -> list[list[Measurement]]:
+    """Look at the networks, and follow the second moment over their blocks; once, for the start has no rate."""
+    if config.lr != RATES[config.variant][0]:
+        return [[] for _ in models]
+    return [[*found, _growth(model, data)] for model, found in zip(models, look(models, data, recipe), strict=True)]
 
 
 @torch.no_grad()
-def _growth(config: Config, setting: Setting) -> Iterator[Emission]:
+def _growth(model: nn.Module, data: Data) -> Measurement:
     """Follow the second moment over the blocks of the untrained network, from the input of the first, in float64."""
-    if config.lr != choose("residual variant", config.variant, RATES)[0]:
-        return
-    model, data, _ = seeded(prepare, config, setting)
     x, moments = data.train.x[:256].double(), []
-    # Flatten and the first linear layer lie in front of the blocks.
-    for i, layer in enumerate(list(model.double().children())[: config.blocks + 2]):
+    for layer in copy.deepcopy(model).double().children():
         x = layer(x)
-        if i > 0:
+        if isinstance(layer, (nn.Linear, ResidualBlock, FixupBlock)):
             moments.append(float(METRICS["second_moment"].function(x)))
-    yield Measurement("second_moment", "1", moments, {"block": list(range(config.blocks + 1))})
+    of_blocks = moments[:-1]  # without the classifier's
+    return Measurement("block_second_moment", "1", of_blocks, {"block": list(range(len(of_blocks)))})
 
 
 def _best(records: Sequence[Record]) -> pd.DataFrame:
@@ -140,7 +137,7 @@ def _best(records: Sequence[Record]) -> pd.DataFrame:
 def table(records: Sequence[Record]) -> pd.DataFrame:
     """A row per variant and depth: accuracy at the best rate, compared with BatchNorm's; largest rate that trains."""
     frame, best = per_trial(records), _best(records)
-    rows, seen = [], signs(records, "blocks", "variant", "lr")
+    rows, start, seen = [], signs(records, "blocks", "variant"), signs(records, "blocks", "variant", "lr")
     for (blocks, variant), cell in best.groupby(["blocks", "variant"], sort=False):
         accuracy = cell["test_accuracy"]
         reference = best[(best["blocks"] == blocks) & (best["variant"] == "batch_norm")]
@@ -162,6 +159,7 @@ def table(records: Sequence[Record]) -> pd.DataFrame:
                 "diverged, all rates": f"{(of_all['outcome'] == 'diverged').sum()} of {len(of_all)}",
                 "n": len(cell),
             }
+            | start[blocks, variant]
             | seen[blocks, variant, cell["lr"].iloc[0]]
         )
     return pd.DataFrame(rows)
@@ -223,7 +221,7 @@ def claims(records: Sequence[Record]) -> Iterator[Claim]:
 def _second_moments(records: Sequence[Record]) -> pd.DataFrame:
     """Second moments by variant and block of the deepest networks."""
     frame = tidy([r for r in records if r.config["lr"] == RATES["none"][0]])
-    return frame[(frame["metric"] == "second_moment") & (frame["blocks"] == frame["blocks"].max())]
+    return frame[(frame["metric"] == "block_second_moment") & (frame["blocks"] == frame["blocks"].max())]
 
 
 def figures(records: Sequence[Record]) -> Mapping[str, Figure]:

@@ -14,6 +14,7 @@ Source: Ioffe & Szegedy 2015, section 4.1 and figure 1.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -90,7 +91,7 @@ def prepare(config: Config, setting: Setting) -> tuple[nn.Module, Data, Recipe]:
 def run(config: Config, setting: Setting) -> Iterator[Emission]:
     """Train one network; follow its units if asked."""
     model, data, recipe = prepare(config, setting)
-    yield from look([model], data, recipe)[0]
+    yield from look([model], data, recipe, norm=config.norm)[0]
     if not config.followed:
         yield from train(model, data, recipe, seed=config.seed, setting=setting)
         return
@@ -117,7 +118,7 @@ def run_together(configs: Sequence[Config], setting: Setting) -> Sequence[Iterab
     """Train all seeds of a cell at once; a followed network by itself."""
     if configs[0].followed:
         return [list(run(config, setting)) for config in configs]
-    return train_cell(prepare, configs, setting, look)
+    return train_cell(prepare, configs, setting, partial(look, norm=configs[0].norm))
 
 
 def _arms(records: Sequence[Record]) -> dict[tuple[str, str], pd.DataFrame]:

@@ -15,6 +15,7 @@ again: most steps saved at 5 or 30 times the rate, and no gain from the rate wit
 Source: Ioffe & Szegedy 2015, section 4.2.1 and figure 3.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -31,7 +32,7 @@ from initbench_core.presentation.statistics import wilson
 from initbench_core.presentation.story import Claim
 from initbench_core.records.frame import per_trial
 from initbench_core.records.schema import Emission, Record
-from initbench_core.training.data import described
+from initbench_core.training.data import TRAINING_IMAGES, described
 from initbench_core.training.probing import look
 from initbench_core.training.seeding import initialize_for_
 from initbench_core.training.setting import Setting
@@ -64,7 +65,7 @@ def grid(setting: Setting) -> Iterator[Config]:
     channels, depth, epochs = setting.pick(smoke=(4, 3, 1), quick=(12, 6, 20), full=(16, 8, 60))
     for seed in range(setting.seeds):
         for norm, times in ARMS:
-            yield Config(setting.data.mnist(), norm, times, channels, depth, epochs, seed)
+            yield Config(setting.data.images(), norm, times, channels, depth, epochs, seed)
 
 
 def run(config: Config, setting: Setting) -> Iterator[Emission]:
@@ -93,11 +94,8 @@ def _name(norm: str, times: int) -> str:
 def _steps(records: Sequence[Record]) -> tuple[pd.DataFrame, float]:
     """Steps to the target, a row per seed and a column per arm (inf: not reached), and the budget in steps."""
     frame = per_trial(records)
-    per_epoch = (frame["steps_to_target"] / frame["epochs_to_target"]).dropna()
-    # Without any trial that reached the target only the size of the data set tells.
-    steps_per_epoch = float(per_epoch.iloc[0]) if len(per_epoch) else 50.0
     wide = frame.pivot(index="seed", columns=["norm", "times"], values="steps_to_target")
-    return wide, steps_per_epoch * float(frame["epochs"].max())
+    return wide, math.ceil(TRAINING_IMAGES[frame["data"].iloc[0]] / BATCH) * float(frame["epochs"].max())
 
 
 def _ratio(records: Sequence[Record], arm: tuple[str, int]) -> Ratio:

@@ -16,6 +16,7 @@ Source: Schoenholz et al. 2017, "Deep information propagation", figure 5; Poole 
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -32,6 +33,7 @@ from initbench_core.presentation.story import Claim
 from initbench_core.records.frame import per_trial
 from initbench_core.records.schema import Emission, Record
 from initbench_core.training.data import Data, described
+from initbench_core.training.probing import look
 from initbench_core.training.setting import Setting
 from initbench_core.training.together import train_cell
 from initbench_core.training.train import Recipe, train
@@ -69,7 +71,7 @@ def grid(setting: Setting) -> Iterator[Config]:
     for seed in range(setting.seeds):
         for sigma_w2 in variances:
             for depth in depths:
-                yield Config(setting.data.mnist(), sigma_w2, depth, width, epochs, 0.003, seed)
+                yield Config(setting.data.images(), sigma_w2, depth, width, epochs, 0.003, seed)
 
 
 def prepare(config: Config, setting: Setting) -> tuple[nn.Module, Data, Recipe]:
@@ -104,14 +106,15 @@ def weights(config: Config) -> int:
 
 
 def run(config: Config, setting: Setting) -> Iterator[Emission]:
-    """Train one network."""
+    """Look at one network, then train it."""
     model, data, recipe = prepare(config, setting)
+    yield from look([model], data, recipe, norm="none")[0]
     yield from train(model, data, recipe, seed=config.seed, setting=setting)
 
 
 def run_together(configs: Sequence[Config], setting: Setting) -> list[list[Emission]]:
-    """Train the networks of several seeds at once."""
-    return train_cell(prepare, configs, setting)
+    """Look at the networks of several seeds, then train them at once."""
+    return train_cell(prepare, configs, setting, partial(look, norm="none"))
 
 
 def _accuracy(records: Sequence[Record]) -> pd.DataFrame:

@@ -19,6 +19,10 @@ from initbench_core.training.metrics import METRICS
 from initbench_core.training.recipe import Recipe
 from initbench_core.training.trial_log import MIB
 
+# Of deeper networks so many layers are recorded, and beyond so many a step's memory is not counted: that takes as long
+# as the square of the depth.
+LAYERS_KEPT, LAYERS_COUNTED = 50, 250
+
 
 def layer_signals(
     model: nn.Module, layers: Sequence[nn.Module], x: torch.Tensor, gradient: torch.Tensor
@@ -62,7 +66,7 @@ def probe_at_init(model: nn.Module, batch: Split, *, norm: str | None) -> Iterat
         model: weight layers with an `Activation` behind each but the last.
         batch: inputs and targets, on any device; their loss is what gradients are of.
         norm: where a plain network has its BatchNorm ("none", "before" or "after" the activation), for theory; None
-            where there is no theory, as for residual networks.
+            where there is no theory, as for residual networks and padded convolutions.
 
     Yields:
         By "layer" (weight layers but the last, from 1): "second_moment" and "variance" of the pre-activations,
@@ -77,9 +81,14 @@ def probe_at_init(model: nn.Module, batch: Split, *, norm: str | None) -> Iterat
     hidden = len(weights) - 1
     signals = [output.detach() for output in outputs[:hidden]]
     gradients = [_gradient(output) for output in outputs[:hidden]]
+    active = [output.detach().flatten(1) for output in outputs[hidden:]]
     yield from _by_layer("", ("second_moment", "variance"), signals)
     yield from _by_layer("gradient_", ("second_moment", "variance"), gradients)
-    yield from _units(model, activations, outputs[hidden:])
+    yield from _by_layer("", ("dead_fraction", "always_on_fraction", "mean_cosine"), active)
+    if activations and activations[0].name in ASYMPTOTES:
+        values = [float(METRICS["saturated_fraction"].function(a, *ASYMPTOTES[activations[0].name])) for a in active]
+        yield Measurement("saturated_fraction", "fraction", values, {"layer": list(range(1, len(values) + 1))})
+    yield scalar("first_last_gradient_ratio", "1", float(METRICS["first_last_gradient_ratio"].function(model)))
     moments, gradient_moments = (
         [float(METRICS["second_moment"].function(t)) for t in tensors] for tensors in (signals, gradients)
     )
@@ -100,26 +109,34 @@ def probe_at_init(model: nn.Module, batch: Split, *, norm: str | None) -> Iterat
     )
 
 
-def look(models: Sequence[nn.Module], data: Data, recipe: Recipe) -> list[list[Measurement]]:
-    """Look at networks that differ in their weights alone, before their training: units, gradients and memory.
+def look(
+    models: Sequence[nn.Module], data: Data, recipe: Recipe, *, norm: str | None = None
+) -> list[list[Measurement]]:
+    """Look at networks that differ in their weights alone, before their training.
 
     Args:
         models: as `probe_at_init` wants them; left as they are.
         data: its first training samples, a batch of them, are what is looked at.
         recipe: of the training.
+        norm: as in `probe_at_init`.
 
     Returns:
-        For each network by "layer" of the activations "dead_fraction", "always_on_fraction", "mean_cosine" and for
-        bounded ones "saturated_fraction"; "first_last_gradient_ratio" of the weights' gradients; "step_memory", counted
-        once.
+        For each network what `probe_at_init` finds, by layer at `LAYERS_KEPT` of them at most; and "step_memory",
+        counted once, where the networks have at most `LAYERS_COUNTED` weight layers.
     """
     batch = Split(*(part[: recipe.batch_size] for part in data.train))
-    memory = step_memory(models[0], batch)
-    found = []
-    for network in models:
-        model, weights, activations, outputs = _seen(network, batch)
-        found.append([*_units(model, activations, outputs[len(weights) - 1 :]), memory])
-    return found
+    layers = sum(isinstance(layer, WEIGHT_LAYERS) for layer in models[0].modules())
+    memory = [step_memory(models[0], batch)] if layers <= LAYERS_COUNTED else []
+    return [[*map(_thinned, probe_at_init(model, batch, norm=norm)), *memory] for model in models]
+
+
+def _thinned(found: Measurement) -> Measurement:
+    """Keep some of very many layers, evenly spaced, the first and the last among them."""
+    if len(found.values) <= LAYERS_KEPT:
+        return found
+    kept = np.linspace(0, len(found.values) - 1, LAYERS_KEPT).round().astype(int)
+    axes = {axis: [at[i] for i in kept] for axis, at in found.axes.items()}
+    return Measurement(found.metric, found.unit, [found.values[i] for i in kept], axes)
 
 
 def step_memory(model: nn.Module, batch: Split) -> Measurement:
@@ -164,18 +181,6 @@ def _seen(
 def _gradient(output: torch.Tensor) -> torch.Tensor:
     assert output.grad is not None
     return output.grad
-
-
-def _units(
-    model: nn.Module, activations: Sequence[Activation], outputs: Sequence[torch.Tensor]
-) -> Iterator[Measurement]:
-    """Measure the activations' outputs, and the gradients of the first and the last weights."""
-    active = [output.detach().flatten(1) for output in outputs]
-    yield from _by_layer("", ("dead_fraction", "always_on_fraction", "mean_cosine"), active)
-    if activations and activations[0].name in ASYMPTOTES:
-        values = [float(METRICS["saturated_fraction"].function(a, *ASYMPTOTES[activations[0].name])) for a in active]
-        yield Measurement("saturated_fraction", "fraction", values, {"layer": list(range(1, len(values) + 1))})
-    yield scalar("first_last_gradient_ratio", "1", float(METRICS["first_last_gradient_ratio"].function(model)))
 
 
 def _by_layer(prefix: str, names: Sequence[str], tensors: Sequence[torch.Tensor]) -> Iterator[Measurement]:

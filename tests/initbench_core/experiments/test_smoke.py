@@ -17,6 +17,7 @@ from initbench_core.records.store import read
 from initbench_core.runner import run_experiments
 from initbench_core.training.cell import run_trial
 from initbench_core.training.setting import Setting
+from tests.initbench_core.experiments.test_grids import STUDY
 
 
 @pytest.fixture(autouse=True)
@@ -52,6 +53,39 @@ def test_what_it_trains_has_a_target(results: ResultsFolder, name: str) -> None:
         if record.outcome:
             assert any(m.metric == "steps_to_target" for m in record.measurements)
             assert record.outcome.name != "learned"
+
+
+# What each network of the study is looked at for; those of a search are not trained to a target.
+AT_THE_START = {
+    "second_moment", "variance", "gradient_second_moment", "gradient_variance", "forward_factor", "backward_factor",
+    "first_last_gradient_ratio", "dead_fraction", "always_on_fraction", "mean_cosine", "step_memory",
+}  # fmt: skip
+BESIDE_THEORY = {
+    "second_moment_theory", "gradient_second_moment_theory", "forward_factor_ratio", "backward_factor_ratio",
+}  # fmt: skip
+TRAINED = {
+    "steps_to_target", "epochs_to_target", "seconds_to_target", "train_loss", "final_train_loss", "test_loss",
+    "best_validation_loss", "best_validation_accuracy", "final_train_accuracy", "test_accuracy",
+    "update_ratio", "samples_per_second",
+}  # fmt: skip
+BOUNDED = {"saturating", "glorot_columns", "tanh_phase", "activation_bn"}
+
+
+@pytest.mark.parametrize("name", STUDY)
+def test_every_network_of_the_study_is_looked_at(results: ResultsFolder, name: str) -> None:
+    wanted = AT_THE_START | (TRAINED if name != "max_stable_lr" else set())
+    # A residual network's own law is by block, and padding has none.
+    wanted |= BESIDE_THEORY if name not in ("residual", "steps_to_target") else set()
+    wanted |= {"saturated_fraction"} if name in BOUNDED else set()
+    cells: dict[str, set[str]] = {}
+    for record in records(results, name):
+        # Of several rates one tells the start.
+        cell = str({field: value for field, value in record.config.items() if field not in ("lr", "seed")})
+        cells.setdefault(cell, set()).update(m.metric for m in record.measurements)
+        if record.config.get("activation") in ("relu", "leaky_relu", "elu", "gelu"):
+            cells[cell].add("saturated_fraction")
+    for cell, found in cells.items():
+        assert wanted <= found, (cell, wanted - found)
 
 
 @pytest.mark.parametrize("name", names())

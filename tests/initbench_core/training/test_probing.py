@@ -122,15 +122,24 @@ def test_a_look_at_a_cell_says_what_the_probe_of_each_says() -> None:
     models = [network(init, depth=3, activation="tanh") for init in ("kaiming_normal", "normal(1)")]
     before = [copy.deepcopy(model.state_dict()) for model in models]
     data = Data("random", batch(), batch(), batch())
-    looks = look(models, data, Recipe(epochs=1, lr=0.1, batch_size=32))
+    looks = look(models, data, Recipe(epochs=1, lr=0.1, batch_size=32), norm="none")
     some = Split(*(part[:32] for part in data.train))
-    names = ["dead_fraction", "always_on_fraction", "mean_cosine", "saturated_fraction", "first_last_gradient_ratio"]
     for model, found, weights in zip(models, looks, before, strict=True):
-        *units, memory = found
-        assert [m.metric for m in units] == names
-        probed = {m.metric: m for m in probe_at_init(model, some, norm="none")}
-        assert units == [probed[name] for name in names]
-        assert memory == step_memory(model, some)
+        assert found == [*probe_at_init(model, some, norm="none"), step_memory(model, some)]
         assert all(torch.equal(weights[name], value) for name, value in model.state_dict().items())
         assert all(parameter.grad is None for parameter in model.parameters())
-    assert looks[0][3].values[0] < looks[1][3].values[0], "larger weights saturate more units"
+    tame, wild = ({m.metric: m for m in found}["saturated_fraction"] for found in looks)
+    assert tame.values[0] < wild.values[0], "larger weights saturate more units"
+
+
+def test_of_very_deep_networks_some_layers_are_kept_and_no_memory_is_counted() -> None:
+    model = network("kaiming_normal", width=8, depth=300)
+    data = Data("random", batch(16), batch(16), batch(16))
+    (found,) = look([model], data, Recipe(epochs=1, lr=0.1, batch_size=16), norm="none")
+    kept = {m.metric: m for m in found}
+    assert "step_memory" not in kept
+    whole = {m.metric: m for m in probe_at_init(model, batch(16), norm="none")}
+    layers = kept["second_moment"].axes["layer"]
+    assert (len(layers), layers[0], layers[-1]) == (50, 1, 300)
+    assert kept["second_moment"].values == [whole["second_moment"].values[layer - 1] for layer in layers]
+    assert kept["forward_factor"] == whole["forward_factor"], "fitted to all layers"

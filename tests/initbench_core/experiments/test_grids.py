@@ -1,0 +1,83 @@
+"""What the profiles of the convergence study hold."""
+
+from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from initbench_core.experiments import Experiment
+from initbench_core.training.data import DataSource
+from initbench_core.training.setting import SEEDS, Setting
+
+
+def grid(name: str, profile: str = "quick") -> list[Any]:
+    return list(Experiment(name).grid(Setting(profile=profile, seeds=SEEDS[profile])))
+
+
+def found(configs: Sequence[Any], *fields: str) -> set[Any]:
+    values = {tuple(getattr(config, field) for field in fields) for config in configs}
+    return {value[0] for value in values} if len(fields) == 1 else values
+
+
+PLACES = ("none", "before", "after")
+INITS = ("torch_default", "xavier_normal", "kaiming_normal", "orthogonal", "normal(0.01)", "normal(1)", "lsuv")
+DEPTHS = {2, 4, 8, 20, 50, 100, 1000}
+
+
+@pytest.mark.parametrize("profile", ["quick", "full"])
+def test_plain_networks_of_every_depth_are_trained(profile: str) -> None:
+    configs = grid("plain_depth", profile)
+    assert found(configs, "depth") == DEPTHS
+    assert all(config.epochs > 0 for config in configs)
+    assert found([c for c in configs if c.depth == 20], "init", "norm") == set(product(INITS, PLACES))
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "values"),
+    [
+        ("saturating", ("norm",), {"none", "before"}),
+        ("glorot_columns", ("activation",), {"tanh", "softsign", "sigmoid"}),
+        ("max_stable_lr", ("norm",), set(PLACES)),
+        (
+            "steps_to_target",
+            ("norm", "times"),
+            {("none", 1), ("none", 5), ("before", 1), ("before", 5), ("before", 30)},
+        ),
+        ("bn_batch_size", ("batch",), {2, 4, 8, 16, 32, 64, 256}),
+        ("residual", ("variant", "blocks"), set(product(("none", "batch_norm", "fixup", "skip_init"), (10, 30, 100)))),
+        (
+            "activation_bn",
+            ("activation", "norm"),
+            set(product(("relu", "elu", "leaky_relu", "tanh", "sigmoid", "gelu"), PLACES)),
+        ),
+    ],
+)
+def test_the_quick_profile_holds(name: str, fields: tuple[str, ...], values: set[Any]) -> None:
+    assert found(grid(name), *fields) == values
+    assert values <= found(grid(name, "full"), *fields)
+
+
+STUDY = (
+    "plain_depth", "saturating", "glorot_columns", "epochs_to_accuracy", "max_stable_lr", "steps_to_target",
+    "tanh_phase", "bn_batch_size", "residual", "activation_bn",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("profile", "least"), [("quick", 5), ("full", 20)])
+@pytest.mark.parametrize("name", STUDY)
+def test_every_cell_has_its_seeds(name: str, profile: str, least: int) -> None:
+    """But for the one network of each kind whose units are followed."""
+    cells: dict[str, set[int]] = {}
+    for config in grid(name, profile):
+        if not getattr(config, "followed", False):
+            cells.setdefault(str(vars(config) | {"seed": None}), set()).add(config.seed)
+    assert all(seeds == set(range(least)) for seeds in cells.values())
+
+
+@pytest.mark.parametrize("name", STUDY)
+def test_it_takes_the_images_that_are_asked_for(name: str) -> None:
+    for dataset in ("digits5k", "fashion_mnist"):
+        setting = Setting(seeds=1, data=DataSource(Path("data"), dataset=dataset))
+        assert found(Experiment(name).grid(setting), "data") == {dataset}
