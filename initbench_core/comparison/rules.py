@@ -41,7 +41,7 @@ RULES = (
     Rule(r"threads|target", is_of_the_machine=True),
     # Taken once in each training, which may run beside others.
     Rule(r"first_call\[.*\]|train_seconds|seconds_to_target|samples_per_second", is_compared=False),
-    Rule(r"(kept|peak)\[(.*, )?fused_\w+\]", "lower", is_exact=True),
+    Rule(r"(kept|peak)\[(.*, )?fused_\w+\]|step_memory", "lower", is_exact=True),
     Rule(r"registers|(spill|shared)_bytes|accesses|(launches|bytes_per_element)(\[.*\])?", "lower", is_exact=True),
     Rule(r"(tile_)?access_bits", "higher", is_exact=True),
     _time(r"(.*_)?(ns|us|ms|seconds)", "lower"),
@@ -51,7 +51,7 @@ RULES = (
     # What was computed from the data alone, not reached by training.
     Rule(r"(constant|least_squares)_loss"),
     Rule(r"(.*_)?loss", "lower"),
-    Rule(r"(.*_)?accuracy", "higher"),
+    Rule(r"(.*_)?accuracy|largest_rate", "higher"),
 )
 NO_RULE = Rule(r".*")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from initbench_core.presentation import plots
 from initbench_core.presentation.finding import finding_of
-from initbench_core.presentation.section import Find, figure_path, read_runs
+from initbench_core.presentation.section import Find, figure_path, not_told, read_runs
 from initbench_core.records.files import describe
 from initbench_core.records.folder import ResultsFolder, RunName
 from initbench_core.records.run import command, read_run
@@ -15,7 +15,8 @@ def draw_figures(folder: ResultsFolder, experiments: Collection[str] | None, fin
     """Draw every finished run of `experiments`, or of all that are recorded; return the files.
 
     Raises:
-        UserError: one of the runs cannot be read (nothing is drawn), or a figure cannot be written.
+        UserError: one of the runs cannot be read (nothing is drawn), another version measured it otherwise, or a
+            figure cannot be written.
     """
     paths = []
     for run, experiment, recorded in read_runs(folder, _runs(folder, experiments), find):
@@ -25,11 +26,11 @@ def draw_figures(folder: ResultsFolder, experiments: Collection[str] | None, fin
         with plots.style():
             try:
                 figures, findings = experiment.figures(records), experiment.findings(records)
-            except Exception:
+            except Exception as error:
                 # Where trials failed, what a figure shows may be missing altogether; the report names them.
                 if recorded.content.failed:
                     continue
-                raise
+                raise not_told(folder, run, recorded, error) from error
             for name, figure in figures.items():
                 plots.say(figure, finding_of(name, findings))
                 path = figure_path(folder, run, name)

@@ -198,7 +198,7 @@ def collect(folder: ResultsFolder, find: Find) -> Collected:
     """Collect what is to be said of every run.
 
     Raises:
-        UserError: as `read_runs`.
+        UserError: as `read_runs`, and a run that another version measured otherwise.
     """
     collected: list[Section] = []
     unfinished, failed = [], []
@@ -238,7 +238,15 @@ def _section(folder: ResultsFolder, run: RunName, experiment: Presentable, recor
             notes=Counter(note for record in records for note in record.notes),
             manifest=recorded.manifest,
         )
-    except Exception:
+    except Exception as error:
         if recorded.content.failed:
             return None
-        raise
+        raise not_told(folder, run, recorded, error) from error
+
+
+def not_told(folder: ResultsFolder, run: RunName, recorded: Recorded, error: Exception) -> UserError:
+    """Return that this version finds no sense in a run, as in one that an earlier version measured otherwise."""
+    return UserError(
+        f"{folder.records(run)}: this version cannot read what another one may have measured ({type(error).__name__}: "
+        f"{error}); measure again with `{command(run, recorded.manifest, folder.path)}`, or move it away"
+    )

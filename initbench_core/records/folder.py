@@ -82,8 +82,13 @@ class ResultsFolder:
         """Make the folders and check that they can be written, before anything is measured.
 
         Raises:
-            UserError: they cannot.
+            UserError: they cannot, or this is no results folder and holds a file that the report would overwrite.
         """
+        theirs = [self.path / name for name in ("README.md", "index.html") if os.path.exists(self.path / name)]
+        if theirs and not (self.runs.exists() or self.tables.exists()):
+            raise UserError(
+                f"the report would overwrite {theirs[0]}, which is no report: name another folder with --out"
+            )
         for folder in (self.path, self.runs, self.figures, self.tables):
             make_folder(folder)
 

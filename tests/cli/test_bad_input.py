@@ -63,6 +63,15 @@ def test_bad_input_is_one_line_and_code_2(call: Call, tmp_path: Path, arguments:
     assert not list((tmp_path / "results").rglob("*.jsonl"))
 
 
+def test_a_target_that_says_nothing(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever always names one digit gets 10% right."""
+    monkeypatch.setattr(plain_depth, "TARGET", 0.05)
+    code, _, errors = call("run", "plain_depth", "--profile", "smoke", "--device", "cpu", "--out", tmp_path)
+    assert code == 2
+    assert "the target validation_accuracy 0.05 on digits5k says nothing: a constant predictor has 0.1" in errors
+    assert errors.count("\n") == 1
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_cuda_without_a_gpu(call: Call, tmp_path: Path) -> None:
     code, _, errors = call("run", "overflow", "--device", "cuda", "--out", tmp_path / "results")

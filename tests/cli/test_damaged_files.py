@@ -44,6 +44,24 @@ def test_records_of_another_schema_are_found_before_anything_runs(call: Call, tm
     assert call("run", "overflow", "--fresh", "--profile", "smoke", "--device", "cpu", "--out", tmp_path)[0] == 0
 
 
+def test_records_that_an_earlier_version_measured_otherwise(call: Call, tmp_path: Path) -> None:
+    """Of the same schema, with metrics of other names: nothing can be told of them, and nothing is overwritten."""
+    arguments = ("run", "overflow", "--profile", "smoke", "--device", "cpu", "--out", tmp_path)
+    call(*arguments)
+    records = tmp_path / "runs" / "overflow-smoke-cpu.jsonl"
+    bodies = [json.loads(line.replace("limit_power", "power_limit")) for line in records.read_text().splitlines()]
+    records.write_text("".join(seal({k: v for k, v in body.items() if k != "crc"}) for body in bodies))
+    before = files(tmp_path)
+    for command in ("report", "plot"):
+        code, _, errors = call(command, "--out", tmp_path)
+        assert code == 2
+        assert f"{records}: this version cannot read what another one may have measured (KeyError: " in errors
+        assert f"`initbench run overflow --profile smoke --device cpu --seeds 1 --out {tmp_path}`" in errors
+        assert errors.count("\n") == 1
+        assert files(tmp_path) == before
+    assert call(*arguments, "--fresh")[0] == 0
+
+
 def test_a_foreign_file_among_the_records(call: Call, tmp_path: Path) -> None:
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "notes.jsonl").write_text("hello\n")

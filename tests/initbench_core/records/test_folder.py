@@ -56,6 +56,16 @@ def test_a_folder_that_cannot_be_made_is_refused_at_once(tmp_path: Path) -> None
         ResultsFolder(tmp_path / ("x" * 300)).prepare()
 
 
+@pytest.mark.parametrize("name", ["README.md", "index.html"])
+def test_the_report_overwrites_nobodys_file(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(UserError, match=rf"would overwrite .*{name}.*: name another folder with --out"):
+        ResultsFolder(tmp_path).prepare()
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    (tmp_path / "tables").mkdir()
+    ResultsFolder(tmp_path).prepare()
+
+
 def test_a_read_only_folder_is_refused(tmp_path: Path) -> None:
     """As an ordinary user: root may write anywhere."""
     tmp_path.chmod(0o555)
