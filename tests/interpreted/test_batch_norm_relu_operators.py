@@ -224,3 +224,40 @@ def test_versions_of_buffers() -> None:
     before = [b._version for b in module.buffers()]
     module(torch.randn(12, 5))
     assert all(b._version > old for b, old in zip(module.buffers(), before, strict=True))
+
+
+@pytest.mark.parametrize("residual", [False, True], ids=["plain", "residual"])
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+def test_several_gradients_at_once(training: bool, residual: bool) -> None:
+    """`is_grads_batched` maps the backward pass over many dy."""
+    case = Case((12, 5, 3), training=training, residual=residual)
+    leaves = [t.requires_grad_() for t in (case.x, case.weight, case.bias, case.res) if t is not None]
+    y = fused(case, case.x, case.weight, case.bias, case.res)
+    dys = torch.stack([case.dy, case.dy.flip(0)])
+    at_once = torch.autograd.grad(y, leaves, dys, is_grads_batched=True, retain_graph=True)
+    one_by_one = [torch.autograd.grad(y, leaves, dy, retain_graph=True) for dy in dys]
+    for actual, *wanted in zip(at_once, *one_by_one, strict=True):
+        torch.testing.assert_close(actual, torch.stack(wanted), **EAGER)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:FutureWarning", "ignore::torch.jit.TracerWarning")
+def test_trace_refuses_the_named_kernels() -> None:
+    """TorchScript's sizes are no numbers, and an autograd function of Python is nothing that it could record."""
+    module = BatchNormReLU1d(5)
+    module.backend = "triton"
+    with pytest.raises(RuntimeError, match=r"torch\.jit\.trace cannot record them"):
+        torch.jit.trace(module, torch.randn(12, 5))
+
+
+@pytest.mark.parametrize("which", ["x", "residual", "dy"])
+def test_negation_that_was_put_off(which: str) -> None:
+    """A lazy negative has the memory of its opposite."""
+    tensors = {name: torch.randn(12, 5) for name in ("x", "residual", "dy")}
+    tensors[which] = torch._neg_view(tensors[which])
+    results = []
+    for backend in ("eager", "triton"):
+        x, residual = (tensors[name].detach().requires_grad_() for name in ("x", "residual"))
+        y = batch_norm_relu(x, None, None, training=True, residual=residual, backend=backend)
+        results.append([y, *torch.autograd.grad(y, [x, residual], tensors["dy"])])
+    for wanted, actual in zip(*results, strict=True):
+        torch.testing.assert_close(actual, wanted, **EAGER)

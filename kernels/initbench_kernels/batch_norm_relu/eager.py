@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from initbench_kernels.batch_norm_relu.operators import in_transform
 
@@ -22,11 +21,9 @@ def is_narrow(x: Tensor) -> bool:
         and 0 < x.shape[1] < NARROW_CHANNELS
         and x.device.type == "cpu"
         and x.is_contiguous()
-        # Subclasses, transforms, forward-mode derivatives and TorchScript have PyTorch's rules for PyTorch's call.
+        # Subclasses and transforms have PyTorch's rules for PyTorch's call.
         and type(x) in (Tensor, torch.nn.Parameter)
         and not in_transform()
-        and forward_ad._current_level < 0
-        and torch._C._get_tracing_state() is None
     )
 
 
@@ -36,6 +33,8 @@ def finish(y: Tensor, residual: Tensor | None) -> Tensor:
     Neither the batch norm's backward nor the addition's needs that output, and the ReLU's needs its own result only.
     """
     if residual is not None:
+        # In place there is no room for the samples of a residual that vmap maps over; a compiler needs no such hint.
+        in_place = residual.dtype == y.dtype and not torch.compiler.is_compiling() and not in_transform()
         # Expanded, for out of place a sum could grow beyond the output.
-        y = y.add_(residual) if residual.dtype == y.dtype else y + residual.expand_as(y)
+        y = y.add_(residual) if in_place else y + residual.expand_as(y)
     return y.relu_()

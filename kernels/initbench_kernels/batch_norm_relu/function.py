@@ -42,8 +42,8 @@ class BatchNormReLU(torch.autograd.Function):
         if packed is not None and x.stride() != ctx.strides:
             x = torch.empty_strided(x.shape, ctx.strides, dtype=x.dtype, device=x.device).copy_(x)
         need_dx, need_dresidual, *need_dparams = ctx.needs_input_grad[:4]
-        if torch.is_grad_enabled():
-            # Asked for with create_graph=True: the formula in differentiable operations.
+        if torch.is_grad_enabled() or operators.is_mapped(dy):
+            # Asked for with create_graph=True, or of several dy at once: the formula in PyTorch's operations.
             grads = _differentiable_backward(dy, x, weight, bias, stats, packed, ctx.training, ctx.eps)
             dx, dweight, dbias, dresidual = grads
         else:
@@ -69,14 +69,17 @@ class NarrowBatchNormReLU(torch.autograd.Function):
         y, stats = narrow.forward(x, weight, bias, *args)
         ctx.save_for_backward(x, y, weight, bias, stats)
         ctx.eps = args[-1]
+        ctx.set_materialize_grads(False)
         return y
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, dy: Tensor | None) -> tuple[Tensor | None, ...]:
+        if dy is None:
+            return (None,) * 8
         x, y, weight, bias, stats = ctx.saved_tensors
         needed = ctx.needs_input_grad[:3]
         grads: tuple[Tensor | None, ...]
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or operators.is_mapped(dy):
             grads = _differentiable_backward(dy, x, weight, bias, stats, None, True, ctx.eps)[:3]
         else:
             dy, x, y = (t.contiguous() for t in (dy, x, y))
@@ -134,6 +137,8 @@ def _unsupported(
         return f"the residual is {residual.dtype}, the input {x.dtype}"
     if torch.autograd.forward_ad._current_level >= 0:
         return "they have no forward-mode derivative"
+    if torch._C._get_tracing_state() is not None:
+        return "torch.jit.trace cannot record them"
     return None
 
 
@@ -153,6 +158,8 @@ def _torch_decides(
     if any(p is not None and tuple(p.shape) != (channels,) for p in (*affine, *running)):
         return True
     if (running[0] is None) != (running[1] is None):
+        return True
+    if torch.is_grad_enabled() and any(r is not None and r.requires_grad for r in running):
         return True
     if momentum is None or eps < 0 or (residual is not None and not broadcasts_to(residual, x)):
         return True

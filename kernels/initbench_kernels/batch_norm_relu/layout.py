@@ -51,6 +51,8 @@ def layout_of(x: Tensor) -> Layout | None:
 
 def dense(x: Tensor) -> Tensor:
     """Return `x` itself where a layout fits it, else a copy in the memory format that `x` suggests."""
+    # The kernels read memory as it is: a negation that PyTorch has put off is done here.
+    x = x.resolve_neg()
     if x.numel() == 0 or layout_of(x) is not None:
         return x
     if x.ndim > 2 and x.stride(1) == 1:
@@ -62,7 +64,7 @@ def like(t: Tensor, x: Tensor) -> Tensor:
     """Return `t` with the memory order of the dense tensor `x`: itself, or a copy."""
     # The stride of a dimension of size 1 says nothing.
     same = all(a == b for a, b, size in zip(t.stride(), x.stride(), x.shape, strict=True) if size > 1)
-    return t if same else torch.empty_like(x, dtype=t.dtype).copy_(t)
+    return t if same and not t.is_neg() else torch.empty_like(x, dtype=t.dtype).copy_(t)
 
 
 def broadcasts_to(t: Tensor, x: Tensor) -> bool:

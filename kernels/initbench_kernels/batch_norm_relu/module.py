@@ -14,7 +14,7 @@ class _BatchNormReLU(nn.modules.batchnorm._BatchNorm):
 
     They inherit from PyTorch's rather than wrap them, so constructor, state_dict, checks and errors are PyTorch's own.
     Beware of what the inheritance also means: `nn.SyncBatchNorm.convert_sync_batchnorm` takes them for plain batch
-    norms and drops their ReLU.
+    norms and drops their ReLU, so convert a model before it is fused.
 
     Attributes:
         backend: as in `batch_norm_relu`; may be set on the class or on an instance.

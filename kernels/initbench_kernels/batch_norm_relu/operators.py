@@ -119,6 +119,12 @@ def in_transform() -> bool:
     return not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None
 
 
+def is_mapped(dy: Tensor) -> bool:
+    """Whether vmap maps a backward pass over several `dy`; `torch.autograd.grad(is_grads_batched=True)` has its own."""
+    compiling = torch.compiler.is_compiling()
+    return in_transform() or (not compiling and torch._C._functorch.is_legacy_batchedtensor(dy))
+
+
 def _observed(x: Tensor) -> bool:
     """Whether someone has to see an operator: a compiler, a torch.func transform, a dispatch mode, a subclass."""
     return (

@@ -169,3 +169,25 @@ def test_vmap_and_func_grad(rows: int) -> None:
     for transform in (torch.func.grad, torch.func.jacrev):
         actual, wanted = (transform(lambda x, f=f: f(x).square().sum())(x[0]) for f in (fused, pair))
         torch.testing.assert_close(actual, wanted)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:FutureWarning")  # of torch's own forward-mode rules
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+def test_transforms_of_the_residual_alone(training: bool) -> None:
+    """The sum has samples that the batch norm's output lacks, so it cannot lie in the place of that output."""
+    x, residuals, tangents = torch.randn(8, 3), torch.randn(2, 8, 3), torch.randn(2, 8, 3)
+    running = (torch.zeros(3), torch.ones(3)) if not training else (None, None)
+
+    def fused(residual: Tensor) -> Tensor:
+        return initbench_kernels.batch_norm_relu(x, *running, training=training, residual=residual)
+
+    def pair(residual: Tensor) -> Tensor:
+        return (F.batch_norm(x, *running, training=training) + residual).relu()
+
+    results = []
+    for f in (fused, pair):
+        gradient = torch.func.grad(lambda r, f=f: f(r).square().sum())
+        push = torch.func.jvp(f, (residuals[0],), (tangents[0],))
+        results.append([torch.func.vmap(f)(residuals), torch.func.vmap(gradient)(residuals), *push])
+    for actual, wanted in zip(*results, strict=True):
+        torch.testing.assert_close(actual, wanted, **EXACT)

@@ -182,6 +182,14 @@ def test_compile_inductor_fullgraph() -> None:
         torch.testing.assert_close(actual, wanted)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:FutureWarning", "ignore::torch.jit.TracerWarning")
+def test_trace_records_pytorch() -> None:
+    """TorchScript cannot record the kernels: where they are not named, PyTorch's batch norm serves it."""
+    module = BatchNormReLU2d(8).cuda().eval()
+    x = torch.randn(2, 8, 5, 5, device="cuda")
+    torch.testing.assert_close(torch.jit.trace(module, x)(x), module(x), rtol=1e-4, atol=1e-5)
+
+
 def test_autocast() -> None:
     """A half-precision activation with float32 parameters, as a convolution under autocast makes it."""
     conv, norm = torch.nn.Conv2d(3, 8, 3).cuda(), BatchNormReLU2d(8).cuda()

@@ -66,3 +66,17 @@ def test_in_place_change_of_the_output_is_an_error() -> None:
     y.mul_(2)
     with pytest.raises(RuntimeError, match="inplace"):
         y.sum().backward()
+
+
+@pytest.mark.parametrize("buffer", ["running_mean", "running_var"])
+@pytest.mark.parametrize("shape", [(8, 3), (2**15, 3)], ids=["short", "narrow"])
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+def test_statistics_that_want_gradients(buffer: str, shape: tuple[int, int], training: bool) -> None:
+    """PyTorch's error, rather than a gradient that is missing; without autograd there is nothing to miss."""
+    x = torch.randn(shape)
+    for module in (nn.BatchNorm1d(3), BatchNormReLU1d(3)):
+        getattr(module.train(training), buffer).requires_grad_()
+        with pytest.raises(RuntimeError, match=f"not differentiable with respect to argument '{buffer}'"):
+            module(x)
+        with torch.no_grad():
+            assert module(x).shape == shape

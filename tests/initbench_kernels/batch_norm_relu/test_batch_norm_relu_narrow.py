@@ -1,6 +1,7 @@
 """The passes over narrow matrices against float64, the pair's rules, and the memory they may hold."""
 
 from collections.abc import Callable
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -337,3 +338,39 @@ def test_a_short_batch_and_a_long_one_before_one_backward_pass() -> None:
     loss.backward()
     assert module.weight.grad is not None
     assert module.num_batches_tracked == 2
+
+
+def test_several_gradients_at_once() -> None:
+    """`is_grads_batched` maps the backward pass over many dy."""
+    x, dys, module = (
+        normal(ROWS, 3).requires_grad_(),
+        torch.stack([normal(ROWS, 3, s) for s in (1, 2)]),
+        BatchNormReLU1d(3),
+    )
+    y, leaves = module(x), [x, *module.parameters()]
+    assert is_served(y)
+    at_once = torch.autograd.grad(y, leaves, dys, is_grads_batched=True, retain_graph=True)
+    one_by_one = [torch.autograd.grad(y, leaves, dy, retain_graph=True) for dy in dys]
+    for actual, *wanted in zip(at_once, *one_by_one, strict=True):
+        assert_near(actual, torch.stack(wanted), 1e-5)
+
+
+class NoGradient(torch.autograd.Function):
+    """Sends none back."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor) -> Tensor:
+        return y.clone()
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> None:
+        return None
+
+
+def test_no_gradient_is_none() -> None:
+    """Not a gradient of 0, which an optimizer would act on."""
+    for module in (nn.Sequential(nn.BatchNorm1d(3), nn.ReLU()), BatchNormReLU1d(3)):
+        x = normal(ROWS, 3).requires_grad_()
+        NoGradient.apply(module(x)).sum().backward()
+        assert x.grad is None
+        assert all(parameter.grad is None for parameter in module.parameters())
