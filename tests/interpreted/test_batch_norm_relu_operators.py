@@ -240,7 +240,7 @@ def test_several_gradients_at_once(training: bool, residual: bool) -> None:
         torch.testing.assert_close(actual, torch.stack(wanted), **EAGER)
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.*:FutureWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*", "ignore::torch.jit.TracerWarning")
 def test_trace_refuses_the_named_kernels() -> None:
     """TorchScript's sizes are no numbers, and an autograd function of Python is nothing that it could record."""
     module = BatchNormReLU1d(5)

@@ -171,7 +171,7 @@ def test_vmap_and_func_grad(rows: int) -> None:
         torch.testing.assert_close(actual, wanted)
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:FutureWarning")  # of torch's own forward-mode rules
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*")  # of torch's own forward-mode rules
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 def test_transforms_of_the_residual_alone(training: bool) -> None:
     """The sum has samples that the batch norm's output lacks, so it cannot lie in the place of that output."""

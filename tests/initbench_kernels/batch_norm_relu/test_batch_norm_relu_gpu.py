@@ -182,7 +182,7 @@ def test_compile_inductor_fullgraph() -> None:
         torch.testing.assert_close(actual, wanted)
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.*:FutureWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*", "ignore::torch.jit.TracerWarning")
 def test_trace_records_pytorch() -> None:
     """TorchScript cannot record the kernels: where they are not named, PyTorch's batch norm serves it."""
     module = BatchNormReLU2d(8).cuda().eval()

@@ -270,7 +270,7 @@ def test_who_is_served() -> None:
     assert not is_served(BatchNormReLU1d(3)(three, three))
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*")
 def test_forward_mode_is_that_of_pytorch() -> None:
     """A dual number reaches PyTorch's batch norm, which has a rule for it."""
     x, tangent = normal(ROWS, 3), normal(ROWS, 3, 1)
@@ -281,7 +281,7 @@ def test_forward_mode_is_that_of_pytorch() -> None:
     torch.testing.assert_close(*tangents, **EXACT)
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.*:FutureWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*", "ignore::torch.jit.TracerWarning")
 def test_trace_is_that_of_pytorch() -> None:
     """TorchScript cannot record an autograd function of Python."""
     x, module = normal(ROWS, 3).requires_grad_(), BatchNormReLU1d(3)
