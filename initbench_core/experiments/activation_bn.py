@@ -33,7 +33,7 @@ from initbench_core.presentation.censored import restricted_mean
 from initbench_core.presentation.curves import loss_panels
 from initbench_core.presentation.finding import Finding
 from initbench_core.presentation.statistics import interval, separates, spread, wilson
-from initbench_core.presentation.story import Claim
+from initbench_core.presentation.story import Claim, do_train
 from initbench_core.records.frame import per_trial, tidy
 from initbench_core.records.schema import Emission, Record
 from initbench_core.training.data import Data, described
@@ -55,7 +55,7 @@ CAFFENET128 = {
     ("elu", "after"): 0.498,
     ("sigmoid", "after"): 0.475,
 }
-PLACES = {"none": "no BatchNorm", "before": "BatchNorm before", "after": "BatchNorm after"}
+PLACES = {"none": "no BatchNorm"} | {p: f"BatchNorm {p} the activation" for p in ("before", "after")}
 
 
 @dataclass(frozen=True)
@@ -176,8 +176,8 @@ def findings(records: Sequence[Record]) -> Iterator[str]:
     reached = {norm: f"{(c['outcome'] == 'trained').sum()} of {len(c)}" for norm, c in sigmoid.items()}
     arms = f"{reached['none']} reach {TARGET:.0%} without BatchNorm, {reached['before']} with it before the activation"
     yield Finding(f"Sigmoid on {_where(frame)}: {arms}, {reached['after']} after it.", "curves")
-    told = [f"{place} the activation {_verdicts(frame, place, 'none')}" for place in ("before", "after")]
-    yield Finding(f"Paired test accuracy against no BatchNorm: with it {', and '.join(told)}.", "places")
+    told = [f"{place} the activation: {_verdicts(frame, place, 'none')}" for place in ("before", "after")]
+    yield Finding(f"Test accuracy against no BatchNorm, paired, with it {'. With it '.join(told)}.", "places")
     yield (
         f"BatchNorm after the activation against before it, paired: {_verdicts(frame, 'after', 'before')}. "
         f"For ReLU the difference is {spread(_gain(frame, 'relu', 'after', 'before'), form='+.3f')}; caffenet128 has "
@@ -199,7 +199,7 @@ def claims(records: Sequence[Record]) -> Iterator[Claim]:
         helps = trained[norm].low > trained["none"].high
         yield Claim(
             "initialization" if norm == "none" else "batch_norm_adds" if helps else "batch_norm_does_not_help",
-            f"sigmoid, exact gain, {PLACES[norm]} ({where}): fraction of seeds that reach {TARGET:.0%}",
+            f"Sigmoids with {PLACES[norm]} {do_train(trained[norm])} on {where}: fraction of seeds at {TARGET:.0%}",
             trained[norm],
             len(cell),
             "Ioffe & Szegedy 2015: sigmoid networks train with BatchNorm" if norm == "after" else None,
@@ -209,8 +209,8 @@ def claims(records: Sequence[Record]) -> Iterator[Claim]:
     least, found = min(gains.items(), key=lambda pair: np.nan_to_num(pair[1].center, nan=np.inf))
     yield Claim(
         "batch_norm_adds" if found.low > 0 else "batch_norm_does_not_help",
-        f"{least}, the activation to which BatchNorm gives least ({where}): test accuracy with BatchNorm before the "
-        "activation minus without, paired",
+        f"BatchNorm gives least to {least}, of {len(ACTIVATIONS)} activations, on {where}: test accuracy with it "
+        "before the activation minus without, paired",
         found,
         frame["seed"].nunique(),
         form="+.3f",

@@ -162,10 +162,10 @@ def findings(records: Sequence[Record]) -> Iterator[str]:
     plain = rows[rows["BatchNorm"] == "none"].set_index("activation")["growth per layer"]
     relu, sigmoid = normalized.loc["relu"], normalized.loc["sigmoid"]
     yield Finding(
-        f"At initialization BatchNorm multiplies ReLU's gradient second moment by {relu['growth per layer']:.3f} "
-        f"per layer (theory {relu['theory']:.3f}), where He's weights alone give {float(plain['relu']):.3f}; of "
-        f"sigmoid's by {sigmoid['growth per layer']:.3f} (theory {sigmoid['theory']:.3f}), where they vanish by "
-        f"{float(plain['sigmoid']):.3f} without it.",
+        f"From each layer to the one before it the gradient's second moment is multiplied, at initialization, with "
+        f"BatchNorm by {relu['growth per layer']:.3f} (theory {relu['theory']:.3f}) in a ReLU network and by "
+        f"{sigmoid['growth per layer']:.3f} ({sigmoid['theory']:.3f}) in a sigmoid one; without it by "
+        f"{float(plain['relu']):.3f} and {float(plain['sigmoid']):.3f}.",
         "growth",
     )
     off = [100 * (part["growth per layer"] / part["theory"] - 1).abs().max() for _, part in rows.groupby("BatchNorm")]
@@ -181,15 +181,16 @@ def findings(records: Sequence[Record]) -> Iterator[str]:
         when = f"after {epochs} epochs" if epochs else "at the start"
         parts.append(f"{activation} {when} {pair[0]:.2f} and {pair[1]:.2f}")
     yield Finding(
-        f"Toward the input of 10 layers on {described(DATA)} the gradient's second moment is multiplied per layer by, "
-        f"without BatchNorm and with it: {'; '.join(parts)}; n = {seeds}, the figure shows one.",
+        f"Growth of the gradient's second moment per layer toward the input, without BatchNorm and with it: "
+        f"{'; '.join(parts)}; n = {seeds} seeds, of which the figure shows one.",
         "gradients",
     )
     frame = tidy([r for r in records if r.config["part"] == "training" and r.config["epochs"] == 0])
     start = frame[(frame["metric"] == "activation_mean") & (frame["norm"] == "before")]
     means = start.groupby("activation")["value"].mean()
     yield Finding(
-        f"Behind BatchNorm ELU's mean is {means['elu']:.3f} and ReLU's {means['relu']:.3f}: nearer zero, not zero.",
+        f"With BatchNorm, at the start, the mean of ELU's outputs is {means['elu']:.3f} and of ReLU's "
+        f"{means['relu']:.3f}.",
         "activations",
     )
 
@@ -222,34 +223,33 @@ def _draw_growth(records: Sequence[Record]) -> Figure:
     frame = frame[frame["metric"] == "gradient_second_moment"]
     rows = growth(records)
     figure, axes = plots.panels(
-        1, 2, title="Growth of the gradient toward the input, with BatchNorm, without, and in theory"
+        1, 2, title=f"Growth of the gradient toward the input at initialization, random data, {rows['n'].min()} seeds"
     )
     depth = int(frame["layer"].max())
-    for color, (norm, name) in zip(plots.CYCLE, (("before", "with BatchNorm"), ("none", "without")), strict=False):
+    names = {"none": "no BatchNorm", "before": "BatchNorm"}
+    for color, (norm, name) in zip(plots.CYCLE, names.items(), strict=False):
         chosen = frame[(frame["activation"] == "relu") & (frame["norm"] == norm)]
         relative = chosen.assign(value=chosen["value"] / chosen.groupby("seed")["value"].transform("last"))
         plots.band(axes[0], relative, "layer", name=name, log=True, color=color)
     layers = np.arange(1, depth + 1)
-    plots.theory(
-        axes[0], layers, theory.batch_norm_gradient_growth("relu") ** (depth - layers), "theory, 1.467 per layer"
-    )
+    rho = theory.batch_norm_gradient_growth("relu")
+    plots.theory(axes[0], layers, rho ** (depth - layers), f"theory, {rho:.3f} per layer")
     axes[0].set_yscale("log")
     axes[0].xaxis.get_major_locator().set_params(integer=True)
-    plots.label(axes[0], x="layer", y="gradient's second moment / last layer's", title="ReLU, at initialization")
+    plots.label(axes[0], x="layer", y="gradient's second moment / last layer's", title=f"ReLU, {depth} layers")
     axes[0].legend()
     normalized = rows[rows["BatchNorm"] == "before"].sort_values("theory")
     plain = rows[rows["BatchNorm"] == "none"].set_index("activation").loc[normalized["activation"]]
     at = np.arange(len(normalized))
-    for color, part, name in ((plots.CYCLE[0], normalized, "with BatchNorm"), (plots.CYCLE[1], plain, "without")):
+    for color, part, name in zip(plots.CYCLE, (plain, normalized), names.values(), strict=False):
         spread = np.abs(np.stack([part["growth per layer"] - part["low"], part["high"] - part["growth per layer"]]))
         axes[1].errorbar(at, part["growth per layer"], yerr=spread, fmt="o", color=color, ms=5, capsize=3, label=name)
         axes[1].plot(at, part["theory"], ls="", marker="_", ms=18, mew=1.2, color=plots.INK)
     axes[1].plot([], [], ls="", marker="_", ms=12, mew=1.2, color=plots.INK, label="theory")
     axes[1].set_xticks(at, normalized["activation"], rotation=30)
-    plots.label(
-        axes[1], x="", y="growth per layer", title=f"all activations ({int(rows['n'].min())} seeds, 95% interval)"
-    )
-    axes[1].legend()
+    plots.level(axes[1], 1, "neither grows nor vanishes")
+    plots.label(axes[1], x="", y="growth per layer, 95%", title="all activations")
+    axes[1].legend(loc="center left", bbox_to_anchor=(0.05, 0.5))
     return figure
 
 

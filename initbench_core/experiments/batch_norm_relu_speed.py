@@ -195,17 +195,12 @@ def findings(records: Sequence[Record]) -> Iterator[str]:
             )
         if row.compiled:
             yield f"A first call with {row.title} takes {group[FIRST_CALL].median():.1f} s (median)."
-    what = "Forward and backward in copies of the bytes that fused passes must move, median of the times over shapes"
-    floors = _medians(rows[rows["pass"] == "fwd_bwd"], "time / floor")
+    what = "Time of forward and backward over a copy of the bytes that a fused pass must move, median over shapes"
+    floors = speed.medians(rows[rows["pass"] == "fwd_bwd"], "time / floor", _titles())
     yield Finding(f"{what}: {floors}.", "roofline", "latency")
     for quantity in (KEPT, PEAK):
-        yield Finding(f"Memory {quantity}, median over shapes: {_medians(rows, quantity)}.", "memory")
+        yield Finding(f"Memory {quantity}, median over shapes: {speed.medians(rows, quantity, _titles())}.", "memory")
     yield from _not_measured(rivals, records)
-
-
-def _medians(rows: pd.DataFrame, column: str) -> str:
-    medians = rows.groupby("implementation")[column].median().dropna()
-    return "; ".join(f"{title} {medians[name]:.2g}" for name, title in _titles().items() if name in medians)
 
 
 def _not_measured(rivals: pd.DataFrame, records: Sequence[Record]) -> Iterator[str]:
@@ -228,8 +223,8 @@ def _judged(large: pd.DataFrame, goal: Goal) -> Iterator[str]:
     yield (
         f"{IMPLEMENTATIONS[goal.implementation].title}: forward and backward, times as fast as eager PyTorch, "
         f"{ratio_text(center)}, geometric mean of {len(large)} shapes of 1 MB and more (target {goal.mean}: "
-        f"{mean.verdict}). Lowest at {lowest}: {ratio_text(ratio)}; below {goal.least}: {every.count('missed')}, "
-        f"undecided: {every.count('undecided')} (target none: {every.verdict})."
+        f"{mean.verdict}). Slowest at {lowest}: {ratio_text(ratio)}. Shapes below {goal.least} (target none): "
+        f"{every.count('missed')}, and {every.count('undecided')} undecided."
     )
 
 
@@ -249,9 +244,13 @@ def figures(records: Sequence[Record]) -> Mapping[str, Figure]:
         "speedup": speed_plots.speedups(
             rows, titles, title=f"{picked}: times as fast as eager PyTorch, 95% intervals", shown=set(shown)
         ),
-        "roofline": draw(rows, titles, "GB/s", title=f"{of}: a fused pass's bytes a second", better="higher", **look),
+        "roofline": draw(
+            rows, titles, "GB/s", title=f"{of}: bytes that a fused pass must move, per second", better="higher", **look
+        ),
         "latency": draw(rows, titles, "ms", title=f"{of}: time of a call", better="lower", **look),
         "memory": speed_plots.memory(
-            memory[["case", "implementation", KEPT, PEAK]], titles, title="BatchNorm+ReLU: memory beside the input"
+            memory[["case", "implementation", KEPT, PEAK]],
+            titles,
+            title=f"{of.replace(', medians', '')}: memory beside the input",
         ),
     }

@@ -169,9 +169,10 @@ def findings(records: Sequence[Record]) -> Iterator[str]:
     gains = {b: interval(_gain(accuracies, b)) for b in batches}
     parts = [f"{gain.center:+.3f} at {b}" for b, gain in gains.items()]
     worse, better = ([b for b, g in gains.items() if separates(g, 0.0) and sign * g.center > 0] for sign in (-1, 1))
+    open_ = [b for b in batches if b not in (*worse, *better)]
     yield Finding(
         f"By paired intervals (n = {len(accuracies)}) BatchNorm lowers the test accuracy on {data} at batches of "
-        f"{_listed(worse)}, and raises it at {_listed(better)}.",
+        f"{_listed(worse)}, raises it at {_listed(better)}, and is not told apart from none at {_listed(open_)}.",
         "accuracy",
     )
     yield f"At equal samples seen BatchNorm changes it by {', '.join(parts)} samples in a batch."
@@ -193,7 +194,8 @@ def claims(records: Sequence[Record]) -> Iterator[Claim]:
     for batch, theory in ((2, "worse (Wu & He 2018: ImageNet error 34.7% at 2, 23.6% at 32)"), (64, None)):
         gain = interval(_gain(accuracies, batch))
         chapter = "batch_norm_adds" if gain.low > 0 else "batch_norm_does_not_help"
-        sentence = f"BatchNorm at batches of {batch} changes the test accuracy on {data}, paired, by"
+        does = "raises" if gain.low > 0 else "lowers" if gain.high < 0 else "does not measurably change"
+        sentence = f"BatchNorm at batches of {batch} {does} the test accuracy on {data}: paired difference"
         yield Claim(chapter, sentence, gain, len(accuracies), theory, form="+.3f")
 
 
@@ -210,7 +212,7 @@ def figures(records: Sequence[Record]) -> Mapping[str, Figure]:
     for norm, metric, name, dashes in lines:
         wide = _accuracies(records, metric).xs(norm, axis=1, level="norm")
         long = wide.melt(var_name="batch", value_name="value")
-        color = plots.CYCLE[list(ARMS).index(norm)]
+        color = plots.CYCLE[1 if norm == "before" else 0]
         axes.plot(long["batch"], long["value"], "o", color=color, ms=4, alpha=0.5, mfc=color if dashes == "-" else "w")
         axes.plot(wide.median(), color=color, ls=dashes, label=name)
     plots.level(axes, 0.1, "a guess")

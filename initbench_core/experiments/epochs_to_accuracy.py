@@ -38,7 +38,7 @@ from initbench_core.presentation.curves import survival_curves, theory_in_legend
 from initbench_core.presentation.finding import Finding
 from initbench_core.presentation.signs import signs
 from initbench_core.presentation.statistics import interval, wilson
-from initbench_core.presentation.story import Claim
+from initbench_core.presentation.story import Claim, do_train
 from initbench_core.records.frame import per_trial
 from initbench_core.records.schema import Emission, Measurement, Record, scalar
 from initbench_core.training.data import Data, described
@@ -176,10 +176,9 @@ def findings(records: Sequence[Record]) -> Iterator[str]:
     cells, config = _deepest(records), _last(records)
     epochs = {init: restricted_mean(cell["epochs_to_target"], config["epochs"]) for init, cell in cells.items()}
     starts = ", ".join(f"{init} {found.reached}" for init, found in epochs.items())
+    there = f"at depth = width = {config['depth']} within {config['epochs']} epochs"
     yield Finding(
-        f"At depth = width = {config['depth']} He's normal weights reach {TARGET:.0%} on {described(config['data'])} "
-        f"after {epochs[REFERENCE]:.1f} epochs; of {epochs[REFERENCE].n} seeds each, get there within "
-        f"{config['epochs']}: {starts}.",
+        f"Seeds of {epochs[REFERENCE].n} that reach {TARGET:.0%} on {described(config['data'])} {there}: {starts}.",
         "epochs",
     )
     yield (
@@ -204,12 +203,14 @@ def findings(records: Sequence[Record]) -> Iterator[str]:
 def claims(records: Sequence[Record]) -> Iterator[Claim]:
     """Whether the deepest networks start, and what the forgotten correction costs."""
     cells, config = _deepest(records), _last(records)
-    where = f"{described(config['data'])}, depth = width = {config['depth']}, no BatchNorm"
+    where = f"at depth = width = {config['depth']} on {described(config['data'])}"
     for init in ("Glorot (x 0.5)", REFERENCE):
+        trained = wilson(_reached(cells[init]), len(cells[init]))
         yield Claim(
             "initialization",
-            f"{init} ({where}): fraction of seeds that reach {TARGET:.0%} within {config['epochs']} epochs",
-            wilson(_reached(cells[init]), len(cells[init])),
+            f"{init} weights {do_train(trained)} {where}: fraction of seeds that reach {TARGET:.0%} within "
+            f"{config['epochs']} epochs",
+            trained,
             len(cells[init]),
             f"squared length x {_theory(init, config['depth']):.2g} over the hidden layers",
             ".2f",
@@ -217,7 +218,7 @@ def claims(records: Sequence[Record]) -> Iterator[Claim]:
     truncated, whole = (cells[i]["epochs_to_target"] for i in ("He truncated (x 0.774)", REFERENCE))
     yield Claim(
         "initialization",
-        f"He truncated without correction against He ({where}): times as many epochs to {TARGET:.0%}",
+        f"He truncated without correction against He {where}: times as many epochs to {TARGET:.0%}",
         steps_ratio(truncated, whole, config["epochs"]),
         len(whole),
         "more: Hanin & Rolnick 2018, figure 1",
@@ -238,19 +239,18 @@ def figures(records: Sequence[Record]) -> Mapping[str, Figure]:
         depths = [depth for depth, name, _ in cells if name == init]
         growth = [interval(cell["length_growth"], log=True) for _, name, cell in cells if name == init]
         epochs = [restricted_mean(cell["epochs_to_target"], budget) for _, name, cell in cells if name == init]
-        plots.points(axes[0], depths, growth, **look)
-        plots.theory(axes[0], depths, [_theory(init, depth) for depth in depths], "", color=plots.CYCLE[i])
         shifted = np.array(depths) + 0.5 * (i - 2)
+        plots.points(axes[0], shifted, growth, **look)
+        plots.theory(axes[0], depths, [_theory(init, depth) for depth in depths], "", color=plots.CYCLE[i])
         plots.points(axes[1], shifted, epochs, hollow=[e.reached < e.n for e in epochs], **look)
         axes[1].plot(shifted, [e.center for e in epochs], color=plots.CYCLE[i], lw=1.0)
-    theory_in_legend(axes[0])
     axes[0].set_yscale("log")
     axes[1].set_ylim(0, 1.12 * budget)
     plots.level(axes[1], budget, "budget (hollow: not all seeds got there)")
     plots.label(axes[0], x="depth = width", y="growth of the mean squared length", title="at initialization")
     plots.label(axes[1], x="depth = width", y="epochs, restricted mean", title=f"epochs to {TARGET:.0%}")
     survival_curves(axes[2], {i: c["epochs_to_target"] for i, c in _deepest(records).items()}, budget, unit="epochs")
-    axes[2].set_title(f"depth = width = {config['depth']}")
-    axes[2].set_ylabel("fraction of seeds still short")
+    axes[2].set(title=f"depth = width = {config['depth']}", ylabel="fraction of seeds still short")
+    theory_in_legend(axes[2], "theory, at the left")
     axes[2].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return {"epochs": figure}

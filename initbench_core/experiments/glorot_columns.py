@@ -175,7 +175,7 @@ def claims(records: Sequence[Record]) -> Iterator[Claim]:
     standard, normalized = (columns["tanh", init]["error"] for init in SCHEMES)
     yield Claim(
         "initialization",
-        f"5-layer tanh ({data}): test error, standard minus normalized weights, in percentage points",
+        f"5 tanh layers on {data}: test error, standard minus normalized weights, in percentage points",
         interval(standard - normalized),
         len(standard),
         "0.12 on MNIST, 11.6 on Shapeset: Glorot & Bengio 2010, table 1",

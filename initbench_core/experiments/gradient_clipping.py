@@ -155,7 +155,10 @@ def figures(records: Sequence[Record]) -> Mapping[str, Figure]:
     frame = per_trial(records)
     steps, n = int(frame["steps"].max()), frame["seed"].nunique()
     figure, axes = plots.panels(
-        1, 1, title=f"How clipping changes two trainings that diverge without it (n = {n}, {steps} steps)", height=2.6
+        1,
+        1,
+        title=f"Clipping in two trainings that diverge without it: y = 3x + noise, {steps} steps, {n} seeds",
+        height=2.6,
     )
     columns = [_name(*clip) for clip in CLIPS]
     cells, text = {}, {}

@@ -201,7 +201,7 @@ def figures(records: Sequence[Record]) -> Mapping[str, Figure]:
     figure, axes = plots.panels(
         1,
         len(DISTRIBUTIONS),
-        title="A keyed fill of the whole model against a loop of torch.nn.init",
+        title="Filling a whole model: times as fast as a loop of torch.nn.init",
         height=0.8 + 0.3 * len(names),
         sharey=True,
         squeeze=False,
@@ -215,6 +215,10 @@ def figures(records: Sequence[Record]) -> Mapping[str, Figure]:
         panel.set(xscale="log", xlim=(min(0.5, rows["low"].min()) / 1.15, max(2.0, rows["high"].max()) * 1.15))
         plots.log_ticks(panel.xaxis)
         panel.set_yticks(range(len(names)), names)
-        plots.label(panel, x="times as fast as torch.nn.init", y="", title=distribution)
+        plots.label(panel, x="times as fast\n(right of 1: faster)", y="", title=distribution)
     axes[0][0].invert_yaxis()
+    told = (
+        "fill_: the call with its checks; plan: made beforehand; plain_words: random words by plain integer arithmetic"
+    )
+    figure.supxlabel(told, fontsize=9)
     return {"ratios": figure}

@@ -145,8 +145,8 @@ def claims(records: Sequence[Record]) -> Iterator[Claim]:
     loss = {name: cell["best_validation_loss"].to_numpy() for name, cell in _arms(records)}
     where = f"a small CNN on {described(str(records[0].config['data']))}: paired ratio of the validation losses"
     for name, other, what in (
-        ("native, after ReLU", "no BatchNorm", "BatchNorm over none in the same epochs"),
-        ("native, before ReLU", "native, after ReLU", "BatchNorm before the ReLU over after it"),
+        ("native, after ReLU", "no BatchNorm", "BatchNorm against none in the same epochs"),
+        ("native, before ReLU", "native, after ReLU", "BatchNorm before the ReLU against after it"),
     ):
         ratio = bootstrap_ratio(loss[name], loss[other])
         # A lower loss than without it, or a place that matters.

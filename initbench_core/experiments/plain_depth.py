@@ -36,7 +36,7 @@ from initbench_core.presentation.depth_study import PLACES, curves, outcome_maps
 from initbench_core.presentation.finding import Finding
 from initbench_core.presentation.signs import signs
 from initbench_core.presentation.statistics import interval, wilson
-from initbench_core.presentation.story import Claim
+from initbench_core.presentation.story import Claim, do_train
 from initbench_core.records.frame import per_trial, tidy
 from initbench_core.records.schema import Emission, Record
 from initbench_core.training.data import TRAINING_IMAGES, Data, described
@@ -186,9 +186,8 @@ def findings(records: Sequence[Record]) -> Iterator[str]:
     yield Finding(f"{networks} {' and '.join(parts)}.", "propagation")
     reference, against = (focus, "kaiming_normal", "none"), "Kaiming without BatchNorm"
     compared = by_steps(here, reference, _budget(here[reference]))
-    yield Finding(f"Steps to {TARGET:.0%} at depth {focus} over those of {against} {compared}.", "steps")
-    compared = by_accuracy(here, reference)
-    yield Finding(f"Test accuracy at depth {focus} against {against}, {compared}.", "curves")
+    yield Finding(f"Steps to {TARGET:.0%} at depth {focus} over those of {against}, {compared}.", "steps")
+    yield Finding(f"Test accuracy at depth {focus} against {against}, {by_accuracy(here, reference)}.", "curves")
 
 
 def claims(records: Sequence[Record]) -> Iterator[Claim]:
@@ -200,12 +199,13 @@ def claims(records: Sequence[Record]) -> Iterator[Claim]:
         verb = change(here, init, norm)
         if norm == "after" or (norm == "before" and not verb):
             continue
+        trained = wilson(reached(cell), len(cell))
         helps = "batch_norm_adds" if verb == "rescues" else "batch_norm_does_not_help"
         yield Claim(
             "initialization" if norm == "none" else helps,
-            f"{focus} layers, {init} weights, {PLACES[norm]}, on {data}: fraction of seeds that reach {TARGET:.0%} "
-            f"accuracy {_within(here)}",
-            wilson(reached(cell), len(cell)),
+            f"{focus} layers with {init} weights and {PLACES[norm]} {do_train(trained)} on {data}: fraction of seeds "
+            f"that reach {TARGET:.0%} accuracy {_within(here)}",
+            trained,
             len(cell),
             "gradients x {1:.3g} per layer (measured {0:.3g})".format(*factor(cell, "backward")),
             ".2f",
@@ -213,9 +213,9 @@ def claims(records: Sequence[Record]) -> Iterator[Claim]:
     cell = cells[deep, "kaiming_normal", "before"]
     yield Claim(
         "batch_norm_does_not_help",
-        f"{deep} layers, kaiming_normal weights, {PLACES['before']}, on {data}, where {reached(cell)} of {len(cell)} "
-        f"seeds reach {TARGET:.0%} accuracy within {_budget(cell)} steps: growth of the gradient's second moment per "
-        "layer",
+        f"{deep} layers with kaiming_normal weights and {PLACES['before']} on {data}, of which {reached(cell)} of "
+        f"{len(cell)} seeds reach {TARGET:.0%} accuracy within {_budget(cell)} steps: growth of the gradient's second "
+        "moment per layer",
         interval(cell["backward_factor"], log=True),
         len(cell),
         factor(cell, "backward")[1],
@@ -233,6 +233,6 @@ def figures(records: Sequence[Record]) -> Mapping[str, Figure]:
     return {
         "outcomes": outcome_maps(cells, INITS, f"Seeds trained, by initialization and depth: {about}"),
         "steps": step_maps(steps, INITS, limits, f"Steps to a validation accuracy of {TARGET:.0%}: {about}"),
-        "propagation": propagation(frame, INITS, f"Depth {focus} at initialization, beside theory: {about}"),
-        "curves": curves(frame, INITS, f"Depth {focus}: {about}"),
+        "propagation": propagation(frame, INITS, f"Signals and gradients of {focus} layers at the start: {about}"),
+        "curves": curves(frame, INITS, f"Learning curves of {focus} layers: {about}"),
     }

@@ -33,7 +33,7 @@ from initbench_core.presentation import plots
 from initbench_core.presentation.finding import Finding
 from initbench_core.presentation.signs import signs
 from initbench_core.presentation.statistics import interval, spread, verdict, wilson
-from initbench_core.presentation.story import Claim
+from initbench_core.presentation.story import Claim, do_train
 from initbench_core.records.frame import per_trial, tidy
 from initbench_core.records.schema import Emission, Measurement, Record
 from initbench_core.training.data import Data, described
@@ -47,7 +47,7 @@ from initbench_core.training.train import train
 # The variant without any remedy gets smaller rates as well: its signal is too large for the others.
 RATES = {"none": (0.1, 0.01, 0.001, 0.0001), "batch_norm": (0.1, 0.01), "fixup": (0.1, 0.01), "skip_init": (0.1, 0.01)}
 TARGET = 0.7
-NAMES = {"none": "none", "batch_norm": "BatchNorm", "fixup": "Fixup", "skip_init": "SkipInit"}
+NAMES = {"none": "no normalization", "batch_norm": "BatchNorm", "fixup": "Fixup", "skip_init": "SkipInit"}
 IN_WORDS = {name: f"with {title}" for name, title in NAMES.items()} | {"none": "without normalization"}
 # Test accuracy of a training that diverged.
 GUESS = 0.1
@@ -172,8 +172,8 @@ def findings(records: Sequence[Record]) -> Iterator[str]:
     deepest = best[best["blocks"] == depths[-1]]
     trained = (deepest["outcome"] == "trained").groupby(deepest["variant"]).sum()
     yield Finding(
-        f"Of {deepest['seed'].nunique()} seeds with {depths[-1]} blocks on {data}, each variant at its best rate, "
-        f"train: {', '.join(f'{name} {trained[variant]}' for variant, name in NAMES.items())}.",
+        f"Seeds of {deepest['seed'].nunique()} that train with {depths[-1]} blocks on {data}, each variant at its best "
+        f"rate: {', '.join(f'{trained[variant]} {words}' for variant, words in IN_WORDS.items())}.",
         "depth",
     )
     for blocks in (depths[-1], depths[0]):
@@ -191,7 +191,7 @@ def findings(records: Sequence[Record]) -> Iterator[str]:
     last = growth[growth["block"] == depths[-1]].groupby("variant")["value"]
     centers = {variant: interval(group, log=True).center for variant, group in last}
     start = float(growth[growth["block"] == 0]["value"].mean())
-    moments = [f"{name} {centers[v]:.3g} ({second_moment(v, depths[-1], start):.3g})" for v, name in NAMES.items()]
+    moments = [f"{centers[v]:.3g} ({second_moment(v, depths[-1], start):.3g}) {name}" for v, name in IN_WORDS.items()]
     yield Finding(
         f"Second moment behind {depths[-1]} blocks at initialization, geometric mean over seeds (theory's mean): "
         f"{', '.join(moments)}.",
@@ -211,10 +211,12 @@ def claims(records: Sequence[Record]) -> Iterator[Claim]:
     for variant, cell in cells.items():
         yield Claim(
             chapters.get(variant, "initialization"),
-            f"{blocks} residual blocks {IN_WORDS[variant]}, at their best rate on {data}: fraction of seeds that train",
+            f"{blocks} residual blocks {IN_WORDS[variant]} {do_train(trained[variant])} on {data}: fraction of seeds "
+            "that train at the best rate",
             trained[variant],
             len(cell),
             theory.get(variant, "every block starts as the identity"),
+            ".2f",
         )
 
 
@@ -245,7 +247,7 @@ def figures(records: Sequence[Record]) -> Mapping[str, Figure]:
         predicted = [second_moment(variant, int(block), start) for block in blocks]
         plots.theory(axes[0], blocks, predicted, "theory" if variant == "none" else "")
     axes[0].set_yscale("log")
-    plots.label(axes[0], x="block", y="second moment", title="at initialization")
+    plots.label(axes[0], x="block", y="second moment behind the block", title="at initialization")
     plots.level(axes[1], GUESS, "a guess")
     axes[1].set(xscale="log", ylim=(0, 1))
     axes[1].set_xticks(sorted(best["blocks"].unique()), [str(b) for b in sorted(best["blocks"].unique())], minor=False)

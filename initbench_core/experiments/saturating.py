@@ -193,8 +193,8 @@ def claims(records: Sequence[Record]) -> Iterator[Claim]:
         ratio = steps_ratio(without, with_it, budget)
         yield Claim(
             "batch_norm_adds" if ratio.is_above else "batch_norm_does_not_help",
-            f"3 x 100 sigmoid from {init} ({data}): times as many steps to {TARGET:.0%} without BatchNorm as with it "
-            f"(budget {budget} steps)",
+            f"3 x 100 sigmoid units from {init} on {data}: times as many steps to {TARGET:.0%} without BatchNorm as "
+            f"with it (budget {budget} steps)",
             ratio,
             len(without),
             "above 1: Ioffe & Szegedy 2015, figure 1",

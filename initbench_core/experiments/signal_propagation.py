@@ -81,6 +81,16 @@ def per_layer_factor(frame: pd.DataFrame, metric: str, variance: float) -> Inter
     return interval(growth if metric == "activation_variance" else 1 / growth, log=True)
 
 
+def _drift() -> float:
+    """Return by what the factor's geometric mean over networks of width 100 is less than its mean, He's law."""
+    return math.exp(he_log_law(100)[0])
+
+
+def _predicted(variance: float) -> float:
+    """Return theory's factor per layer as `per_layer_factor` measures it, geometric over networks."""
+    return _drift() * relu_growth(100, variance)
+
+
 def table(records: Sequence[Record]) -> pd.DataFrame:
     """A row per variance: measured factors per layer beside theory, and the ends of the network."""
     frame = tidy(records)
@@ -98,23 +108,21 @@ def findings(records: Sequence[Record]) -> Iterator[str]:
     """Factors beside theory."""
     frame = tidy(records)
     factors = [per_layer_factor(frame, "activation_variance", v)[0] for v in VARIANCES]
-    theory = [relu_growth(100, v) for v in VARIANCES]
+    theory = [_predicted(v) for v in VARIANCES]
     yield Finding(
         f"Per layer the variance of the activations is multiplied by {', '.join(f'{f:.3g}' for f in factors)}; theory "
-        f"D s^2 / 2 says {', '.join(f'{t:g}' for t in theory)}.",
+        f"for width 100 says {', '.join(f'{t:.3g}' for t in theory)} (D s^2 / 2 times {_drift():.3f}, its drift).",
         "variance",
     )
-    center, low, high = per_layer_factor(frame, "gradient_variance", 0.02)
+    backward = per_layer_factor(frame, "gradient_variance", 0.02)
     yield Finding(
-        f"Backward the factor at He's variance 0.02 is {center:.3f} ({low:.3f} to {high:.3f}): the same law.",
-        "variance",
+        f"Backward the factor at He's variance 0.02 is {backward:.3f}, theory's {_predicted(0.02):.3f}.", "variance"
     )
 
 
 def claims(records: Sequence[Record]) -> Iterator[Claim]:
     """The scale of the weights is what keeps, kills or blows up a signal, by theory's factor per layer."""
     frame = tidy(records)
-    drift = math.exp(he_log_law(100)[0])
     for variance, what in ((0.01, "half of He's loses"), (0.02, "He's keeps"), (0.1, "five times He's blows up")):
         factor = per_layer_factor(frame, "activation_variance", variance)
         sentence = (
@@ -122,7 +130,7 @@ def claims(records: Sequence[Record]) -> Iterator[Claim]:
             f"geometric over networks (for infinite width {relu_growth(100, variance):g})"
         )
         networks = frame["draw"].nunique()
-        yield Claim("initialization", sentence, factor, networks, drift * relu_growth(100, variance), form=".3f")
+        yield Claim("initialization", sentence, factor, networks, _predicted(variance), form=".3f")
 
 
 def figures(records: Sequence[Record]) -> Mapping[str, Figure]:
@@ -130,7 +138,7 @@ def figures(records: Sequence[Record]) -> Mapping[str, Figure]:
     frame = tidy(records)
     draws = frame["draw"].nunique()
     figure, axes = plots.panels(
-        1, 2, title="Variance of activations and gradients in 50 layers, by variance of the weights", height=4.0
+        1, 2, title="Variance of activations and gradients in 50 layers of 100 ReLU units, random data", height=4.0
     )
     for panel, metric, title, ticks in (
         (axes[0], "activation_variance", "forward: pre-activations", [1e-80, 1e-40, 1, 1e40, 1e80]),
@@ -143,7 +151,7 @@ def figures(records: Sequence[Record]) -> Mapping[str, Figure]:
             start, _, _ = interval(center.to_numpy(), log=True)
             layers = np.arange(1, 51)
             away = layers - 1 if metric == "activation_variance" else 50 - layers
-            plots.theory(panel, layers, start * relu_growth(100, variance) ** away, name="")
+            plots.theory(panel, layers, start * _predicted(variance) ** away, name="")
         panel.set(yscale="log", yticks=ticks)
         plots.label(panel, x="layer", y="variance", title=title)
     axes[1].plot([], [], color=plots.INK, ls=(0, (4, 2)), lw=1.2, label="theory")

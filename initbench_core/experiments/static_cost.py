@@ -166,7 +166,10 @@ def figures(records: Sequence[Record]) -> Mapping[str, Figure]:
         return {}
     kinds, runs = list(dict.fromkeys(built["kind"])), list(counted["run"])
     figure, (left, right) = plots.panels(
-        1, 2, title="Cost of the kernels, read without a GPU", height=1.2 + 0.24 * max(len(kinds), len(runs))
+        1,
+        2,
+        title="Cost of the kernels, read without a GPU: registers and bytes",
+        height=1.2 + 0.24 * max(len(kinds), len(runs)),
     )
     targets = list(dict.fromkeys(built["target"]))
     for i, target in enumerate(targets):
@@ -176,12 +179,12 @@ def figures(records: Sequence[Record]) -> Mapping[str, Figure]:
     left.set_yticks(range(len(kinds)), kinds)
     left.set_ylim(len(kinds) - 0.5, -0.5)
     left.set_xlim(0, max(136, built["registers"].max() + 8))
-    left.legend(loc="lower left")
-    plots.label(left, x="registers per thread (a dot per build)", y="", title="Compiled")
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower left", ncols=len(targets))
+    plots.label(left, x="registers per thread (a dot per build)", y="", title="compiled")
     bars = right.barh(runs, counted["bytes_per_element"], color=plots.CYCLE[0], height=0.6)
     right.bar_label(bars, fmt="%.2f", padding=3, fontsize=8)
     right.invert_yaxis()
     right.grid(axis="y", visible=False)
     right.set_xlim(0, counted["bytes_per_element"].max() * 1.15)
-    plots.label(right, x="bytes per element", y="", title="Counted under the interpreter")
+    plots.label(right, x="bytes per element", y="", title="counted under the interpreter")
     return {"costs": figure}

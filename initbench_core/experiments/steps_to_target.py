@@ -136,8 +136,8 @@ def findings(records: Sequence[Record]) -> Iterator[str]:
         published = PUBLISHED_STEPS[BASELINE] / PUBLISHED_STEPS[arm]
         parts.append(f"{_ratio(records, arm):.2g} at rate x{arm[1]} (published {published:.2g})")
     yield Finding(
-        f"How many times fewer steps than the baseline BatchNorm needs to {TARGET:.0%} on {data}: {', '.join(parts)}; "
-        f"n = {len(steps)} pairs.",
+        f"To {TARGET:.0%} on {data} a network with BatchNorm needs so many times fewer steps than the baseline "
+        f"({_name(*BASELINE)}): {', '.join(parts)}; n = {len(steps)} pairs.",
         "steps",
     )
     plain, raised = (restricted_mean(steps[arm], budget) for arm in (BASELINE, ("none", 5)))
@@ -171,6 +171,7 @@ def claims(records: Sequence[Record]) -> Iterator[Claim]:
         wilson(without, len(steps)),
         len(steps),
         "none: machine infinity (Ioffe & Szegedy 2015)",
+        ".2f",
     )
 
 

@@ -183,9 +183,10 @@ def findings(records: Sequence[Record]) -> Iterator[str]:
     best = rows["trained depth of most seeds"].max()
     where = ", ".join(f"{sigma_w2:g}" for sigma_w2 in rows.index[rows["trained depth of most seeds"] == best])
     yield Finding(
-        f"The rule of 6 xi layers tells trained (a median training accuracy of {TARGET:g}) from untrained in {right} "
-        f"of {of} cells; the deepest that train on {data}, {best:.0f} layers, do at sigma_w^2 = {where}, and theory "
-        f"puts the edge of chaos at {critical_weight_variance(SIGMA_B2):.2f}.",
+        f"Theory's rule, that networks up to {DEPTH_SCALES:g} times its depth scale xi train, is right in {right} of "
+        f"{of} cells (trained: a median training accuracy of {TARGET:g}). The deepest that train on {data}, {best:.0f} "
+        f"layers, do at sigma_w^2 = {where}; theory puts the best, the edge of chaos, at "
+        f"{critical_weight_variance(SIGMA_B2):.2f}.",
         "phase",
     )
     yield (

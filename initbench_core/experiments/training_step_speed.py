@@ -200,7 +200,8 @@ def findings(records: Sequence[Record]) -> Iterator[str]:
         own = rows[(rows["implementation"] == name) & rows["speed-up"].notna()]
         if len(own):
             parts = [f"{row['network']} {speed.ratio(row)}" for _, row in own.iterrows()]
-            yield f"A training step with {IMPLEMENTATIONS[name].title} is times as fast as eager: {'; '.join(parts)}."
+            title = IMPLEMENTATIONS[name].title
+            yield f"A training step with {title}, times as fast as with eager PyTorch: {'; '.join(parts)}."
         if len(own) and name.startswith("fused"):
             yield f"Of {IMPLEMENTATIONS[name].title} it was expected {_judged(own, rows)}."
     reasons = dict.fromkeys(note.replace(" is not measured", "") for record in records for note in record.notes)

@@ -80,12 +80,14 @@ def distributions_by_layer(axes: Axes, quantiles: pd.DataFrame, *, color: str) -
 
     Args:
         axes: where to draw.
-        quantiles: a row per layer, columns 0.05, 0.25, 0.5, 0.75, 0.95.
+        quantiles: a row per layer, columns 0.05, 0.25, 0.5, 0.75, 0.95, and "mean" where that is to be drawn.
         color: of the bands.
     """
     for low, high, alpha in ((0.05, 0.95, 0.25), (0.25, 0.75, 0.5)):
         axes.fill_between(quantiles.index, quantiles[low], quantiles[high], color=color, alpha=alpha, lw=0)
     axes.plot(quantiles.index, quantiles[0.5], color=INK, lw=1.0)
+    if "mean" in quantiles:
+        axes.plot(quantiles.index, quantiles["mean"], ".", color=INK, ms=5)
 
 
 def distribution_panels(frame: pd.DataFrame, kind: str, title: str) -> Figure:
@@ -93,7 +95,7 @@ def distribution_panels(frame: pd.DataFrame, kind: str, title: str) -> Figure:
 
     Args:
         frame: a row per number of one seed, with the fields "activation", "norm" ("none", "before") and "epochs", and
-            a metric `kind`_quantile by layer and quantile.
+            the metrics `kind`_quantile by layer and quantile, and activation_mean by layer.
         kind: "activation" or "gradient".
         title: of the figure.
     """
@@ -105,14 +107,18 @@ def distribution_panels(frame: pd.DataFrame, kind: str, title: str) -> Figure:
         for panel, (activation, epochs) in zip(axes[i], columns, strict=True):
             cell = frame[(frame["activation"] == activation) & (frame["norm"] == norm) & (frame["epochs"] == epochs)]
             wide = cell[cell["metric"] == f"{kind}_quantile"].pivot(index="layer", columns="quantile", values="value")
+            if kind == "activation":
+                wide["mean"] = cell[cell["metric"] == "activation_mean"].set_index("layer")["value"]
             distributions_by_layer(panel, wide, color=CYCLE[i])
             panel.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
             if i == 0:
                 panel.set_title(f"{activation}, " + ("start" if epochs == 0 else f"{epochs} epochs"))
             else:
                 panel.set_xlabel("layer")
-        axes[i, 0].set_ylabel(f"{kind}, {'BatchNorm' if i else 'none'}")
-    figure.supxlabel("bands: 5% to 95% and 25% to 75% of the entries at the layers' outputs; line: median", fontsize=9)
+        axes[i, 0].set_ylabel(f"{kind},\n{'BatchNorm' if i else 'no BatchNorm'}")
+    bands = "bands: 5% to 95% and 25% to 75% of the entries at the layers' outputs; line: median"
+    # A gradient's is its median.
+    figure.supxlabel(bands + "; dots: mean" * (kind == "activation"), fontsize=9)
     return figure
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import pandas as pd
 
 from initbench_core.presentation.censored import restricted_mean, steps_ratio
-from initbench_core.presentation.depth_study import Key
+from initbench_core.presentation.depth_study import PLACES, Key
 from initbench_core.presentation.statistics import interval, wilson
 
 Cells = Mapping[Key, pd.DataFrame]
@@ -42,7 +42,10 @@ def changes(here: Cells) -> str:
     for _, init, norm in here:
         if verb := change(here, init, norm):
             found.setdefault(verb, {}).setdefault(init, []).append(norm)
-    parts = [f"{verb} {', '.join(f'{i} ({_listed(p)})' for i, p in inits.items())}" for verb, inits in found.items()]
+    parts = []
+    for verb, inits in found.items():
+        named = [f"{init} ({' and '.join(places)} the ReLU)" for init, places in inits.items()]
+        parts.append(f"{verb} {', '.join(named)}")
     return "; ".join(parts) or "changes nothing"
 
 
@@ -51,7 +54,7 @@ def by_steps(here: Cells, reference: Key, budget: float) -> str:
     theirs = here[reference]["steps_to_target"]
     ratios = {key: steps_ratio(cell["steps_to_target"], theirs, budget) for key, cell in here.items()}
     found = {key: (ratio.is_below, ratio.is_above) for key, ratio in ratios.items() if key != reference}
-    return f"({restricted_mean(theirs, budget):.0f}), paired: {_sorted_out(found, ('fewer', 'more'))}"
+    return f"{restricted_mean(theirs, budget):.0f}, paired: {_sorted_out(found, ('fewer', 'more'))}"
 
 
 def by_accuracy(here: Cells, reference: Key) -> str:
@@ -64,11 +67,14 @@ def by_accuracy(here: Cells, reference: Key) -> str:
 
 
 def _sorted_out(found: Mapping[Key, tuple[bool, bool]], words: tuple[str, str]) -> str:
-    """Name the cells that are shown to be below the reference, and above it; count the others."""
-    below, above = ([f"{init} ({norm})" for (_, init, norm), shown in found.items() if shown[side]] for side in (0, 1))
+    """Name the cells that are shown to be below the reference, and above it, by place; count the others."""
+    parts = []
+    for side, word in enumerate(words):
+        cells: dict[str, list[str]] = {}
+        for (_, init, norm), shown in found.items():
+            if shown[side]:
+                cells.setdefault(norm, []).append(init)
+        named = [f"{', '.join(cells[norm])} with {place}" for norm, place in PLACES.items() if norm in cells]
+        parts.append(f"{word} for {' and for '.join(named)}" if named else f"{word} nowhere")
     open_ = sum(not any(shown) for shown in found.values())
-    return f"{words[0]} for {_listed(below)}; {words[1]} for {_listed(above)}; {open_} are not separated"
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names) or "none"
+    return f"{'; '.join(parts)}; {open_} of {len(found)} are not separated"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from initbench_core.presentation import plots
 from initbench_core.presentation.finding import finding_of
-from initbench_core.presentation.section import Find, figure_path, not_told, read_runs
+from initbench_core.presentation.section import Find, figure_path, not_told, origin, read_runs
 from initbench_core.records.files import describe
 from initbench_core.records.folder import ResultsFolder, RunName
 from initbench_core.records.run import command, read_run
@@ -32,7 +32,7 @@ def draw_figures(folder: ResultsFolder, experiments: Collection[str] | None, fin
                     continue
                 raise not_told(folder, run, recorded, error) from error
             for name, figure in figures.items():
-                plots.say(figure, finding_of(name, findings))
+                plots.say(figure, finding_of(name, findings), origin(run, recorded.manifest))
                 path = figure_path(folder, run, name)
                 try:
                     figure.savefig(path)

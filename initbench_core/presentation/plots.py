@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.transforms import ScaledTranslation
 
 from initbench_core.presentation.statistics import interval
 
@@ -24,6 +25,7 @@ from initbench_core.presentation.statistics import interval
 # divergence.
 CYCLE = ["#3f90da", "#ffa90e", "#832db6", "#94a4a2", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd"]
 INK = "#333333"
+QUIET = "#707070"
 
 # How an outcome looks, in every figure: fill colour, marker.
 OUTCOME_STYLE: dict[Any, Any] = {
@@ -73,29 +75,47 @@ def panels(
 
 
 def _entitle(figure: Figure, title: str) -> Text:
-    """Give a figure its title, or the title it has, and return it."""
-    return figure.suptitle(title, x=0.01, ha="left", weight="bold")
+    """Give a figure its title, or the title it has, in lines as wide as the figure, and return it."""
+    text = figure.suptitle(title.replace("\n", " "), x=0.01, ha="left", weight="bold")
+    if _inches(figure, text)[0] > 0.98 * figure.get_figwidth():
+        _fill(figure, text)
+    return text
 
 
-def say(figure: Figure, sentence: str) -> None:
-    """Write a sentence beneath the title of a figure of `panels`, wrapped; the figure grows by as much."""
-    if not sentence:
-        return
+def say(figure: Figure, sentence: str, origin: str = "") -> None:
+    """Write a sentence beneath the title of a figure of `panels`, and smaller where it comes from, each wrapped.
+
+    The figure grows by as much.
+    """
     engine, title = figure.get_layout_engine(), _entitle(figure, figure.get_suptitle())
     assert isinstance(engine, ConstrainedLayoutEngine)
     pad, gap = engine.get()["h_pad"], 0.05
-    text = figure.text(0.01, 1.0, sentence, fontsize=10, color=INK, ha="left", va="top", parse_math=False)
+    texts = [
+        figure.text(0.01, 1.0, words, fontsize=size, color=color, ha="left", va="top", parse_math=False)
+        for words, size, color in ((sentence, 10, INK), (origin, 8, QUIET))
+        if words
+    ]
+    for text in texts:
+        _fill(figure, text)
+    heights = [_inches(figure, text)[1] + gap for text in texts]
+    whole = figure.get_figheight() + sum(heights)
+    figure.set_figheight(whole)
+    # The layout leaves the title above its rectangle, and so a space between them.
+    engine.set(rect=(0, 0, 1, 1 - sum(heights) / whole))
+    top = pad + _inches(figure, title)[1] + gap
+    for text, height in zip(texts, heights, strict=True):
+        text.set_y(1 - top / whole)
+        top += height
+
+
+def _fill(figure: Figure, text: Text) -> None:
+    """Break a text of one line into lines as wide as the figure."""
+    words = text.get_text()
     # Characters differ in width, and from one resolution to another: a line is filled to 94%.
     share = 0.94 * 0.98 * figure.get_figwidth() / _inches(figure, text)[0]
     # "n = 5" is one word.
-    whole_words = sentence.replace(" = ", "\u00a0=\u00a0")
-    text.set_text(textwrap.fill(whole_words, max(1, int(share * len(sentence))), break_on_hyphens=False))
-    height = _inches(figure, text)[1] + gap
-    whole = figure.get_figheight() + height
-    figure.set_figheight(whole)
-    # The layout leaves the title above its rectangle, and so a space between them.
-    engine.set(rect=(0, 0, 1, 1 - height / whole))
-    text.set_y(1 - (pad + _inches(figure, title)[1] + gap) / whole)
+    whole_words = words.replace(" = ", "\u00a0=\u00a0")
+    text.set_text(textwrap.fill(whole_words, max(1, int(share * len(words))), break_on_hyphens=False))
 
 
 def _inches(figure: Figure, text: Text) -> tuple[float, float]:
@@ -193,12 +213,14 @@ def mark_outcomes(
 
 
 def mark_diverged(axes: Axes, x: float, text: str) -> None:
-    """Mark a divergence at the upper edge of the axes, where its values would be, with a word beside it."""
+    """Mark a divergence at the top of the axes, where its values would be, with a word beside it."""
     color, marker = OUTCOME_STYLE["diverged"]
-    axes.plot([x], [1.0], transform=axes.get_xaxis_transform(), clip_on=False, color=color, marker=marker, ms=9, ls="")
+    # Beneath the edge, for above it stands the panel's title; the text beside the marker's middle.
+    edge = axes.get_xaxis_transform() + ScaledTranslation(0, -6 / 72, axes.figure.dpi_scale_trans)
+    axes.plot([x], [1.0], transform=edge, clip_on=False, color=color, marker=marker, ms=9, ls="")
     axes.annotate(
-        text, (x, 1.0), xycoords=axes.get_xaxis_transform(), xytext=(8, -1), textcoords="offset points",
-        va="top", fontsize=9, color=color,
+        text, (x, 1.0), xycoords=axes.get_xaxis_transform(), xytext=(9, -6), textcoords="offset points",
+        va="center", fontsize=9, color=color,
     )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from initbench_core.errors import UserError
 from initbench_core.presentation.plots import OUTCOME_STYLE
-from initbench_core.presentation.story import CHAPTERS, Claim
+from initbench_core.presentation.story import CHAPTERS, CORE, Claim
 from initbench_core.records.folder import ResultsFolder, RunName
 from initbench_core.records.run import Recorded, command, read_run
 from initbench_core.records.schema import Failure, Record
@@ -104,12 +104,8 @@ class Section:
     @property
     def environment(self) -> str:
         """What the numbers were made with, in one line."""
-        environment = self.manifest["environment"]
-        versions = [f"{p} {environment['packages'][p]}" for p in ("torch", "triton") if p in environment["packages"]]
-        return (
-            f"{self.trials} trials in {self.seconds:.0f} s on {environment['device_name']}, "
-            f"{environment['threads']} threads; {', '.join(versions)}, Python {environment['python']}"
-        )
+        python = self.manifest["environment"]["python"]
+        return f"{self.trials} trials in {self.seconds:.0f} s on {_machine(self.manifest)}, Python {python}"
 
     @property
     def provenance(self) -> Mapping[str, str]:
@@ -122,7 +118,7 @@ class Section:
             + (f", {self.seeds} seeds per configuration" if self.seeds > 1 else ""),
             "Data": ", ".join(self.manifest.get("data", ())),
             "Device": f"{environment['device_name']} ({environment['device']}), {environment['cores']} cores, "
-            f"{environment['threads']} threads",
+            f"{_threads(environment)}",
             "Software": ", ".join(f"{name} {version}" for name, version in environment["packages"].items())
             + f", Python {environment['python']}"
             + (f", CUDA {environment['cuda']}" if environment["cuda"] else ""),
@@ -160,10 +156,12 @@ class Collected:
 
     @property
     def story(self) -> Mapping[str, Sequence[tuple[Section, Claim]]]:
-        """The claims of all experiments under the titles of their chapters; chapters without any are left out."""
+        """The claims of all experiments under the titles of their chapters, the core's first; no empty chapters."""
         # Of several profiles the one with the most trials tells the story.
         largest = {(s.run.experiment, s.run.device): s for s in sorted(self.sections, key=lambda s: s.trials)}
         told = [s for s in self.sections if largest[s.run.experiment, s.run.device] is s]
+        order = {name: place for place, name in enumerate(CORE)}
+        told.sort(key=lambda s: order.get(s.run.experiment, len(order)))
         claims = [(section, claim) for section in told for claim in section.claims]
         chapters = {title: [c for c in claims if c[1].chapter == key] for key, title in CHAPTERS.items()}
         return {title: found for title, found in chapters.items() if found}
@@ -172,6 +170,21 @@ class Collected:
 def figure_path(folder: ResultsFolder, run: RunName, name: str) -> Path:
     """Return where the figure `name` of `run` is."""
     return folder.figures / f"{run.experiment}-{name}-{run.profile}-{run.device}.png"
+
+
+def origin(run: RunName, manifest: Mapping[str, Any]) -> str:
+    """Return where a run's numbers come from, for its figures: what was run, on what, with which versions."""
+    return f"{run.experiment}, {run.profile} profile, {run.device}: {_machine(manifest)}"
+
+
+def _machine(manifest: Mapping[str, Any]) -> str:
+    environment = manifest["environment"]
+    versions = [f"{p} {environment['packages'][p]}" for p in ("torch", "triton") if p in environment["packages"]]
+    return f"{environment['device_name']}, {_threads(environment)}; {', '.join(versions)}"
+
+
+def _threads(environment: Mapping[str, Any]) -> str:
+    return f"{environment['threads']} thread{'s' * (environment['threads'] != 1)}"
 
 
 def read_runs(

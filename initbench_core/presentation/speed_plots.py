@@ -85,7 +85,7 @@ def speedups(rows: pd.DataFrame, titles: Titles, *, title: str, shown: Collectio
             panel.axhline(between - 0.5, color=plots.INK if last else "#e6e6e6", lw=0.8)
         panel.axvline(1, color=plots.INK, ls=(0, (4, 2)), lw=1.0)
         panel.grid(False, axis="y")
-        plots.label(panel, x="times as fast as eager", y="", title=PASS_TITLES[pass_name])
+        plots.label(panel, x="times as fast as eager\n(right of 1: faster)", y="", title=PASS_TITLES[pass_name])
     plots.log_ticks(grid[0][0].xaxis)
     grid[0][0].set_yticks(range(len(places)), list(places))
     _legend(figure, grid[0])

@@ -279,6 +279,21 @@ def test_a_network_that_never_gets_there_makes_its_ratio_a_bound_in_claims_and_t
     reaching = [sentence for sentence in sentences if "reach " in sentence or "Wilson" in sentence]
     assert len(reaching) == 7
     assert all("within 250 steps" in sentence for sentence in reaching)
+    # Each place by its name: "none" would be read as no cell at all.
+    (steps,) = [sentence for sentence in sentences if sentence.startswith("Steps to 70%")]
+    assert "fewer for lsuv with no BatchNorm; more for normal(1) with no BatchNorm; 0 of 2 are not separated" in steps
+    (accuracy,) = [sentence for sentence in sentences if sentence.startswith("Test accuracy")]
+    assert "lower nowhere; higher nowhere; 2 of 2 are not separated" in accuracy
+
+
+def test_the_signal_is_held_against_the_theory_of_its_width() -> None:
+    """The sentence, as the claims: at infinite width the factor at He's variance would be 1, outside the interval."""
+    experiment = Experiment("signal_propagation")
+    records = [run_trial(experiment, config, SMOKE, "") for config in experiment.grid(SMOKE)]
+    forward, backward = experiment.findings(records)
+    for claim in experiment.claims(records):
+        assert f"{claim.theory:.3g}, " in forward
+    assert backward.endswith("theory's 0.975.")
 
 
 def test_the_figure_of_gradients_says_what_training_did_to_them() -> None:

@@ -7,10 +7,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from matplotlib.axis import Axis
+from matplotlib.text import Text
 
 from initbench_core.experiments import Experiment, names
 from initbench_core.presentation.finding import Finding
-from initbench_core.presentation.plots import style
+from initbench_core.presentation.plots import say, style
 from initbench_core.records.folder import ResultsFolder, RunName
 from initbench_core.records.schema import Outcome, Record
 from initbench_core.records.store import read
@@ -110,6 +112,26 @@ def test_its_findings_name_figures_that_it_draws(results: ResultsFolder, name: s
     }
     assert named <= figures
     assert figures == {path.name.split("-")[1] for path in results.figures.glob(f"{name}-*-smoke-cpu.png")}
+
+
+@pytest.mark.parametrize("name", names())
+def test_its_figures_cut_no_words_off(results: ResultsFolder, name: str) -> None:
+    """Titles, axis labels and legends lie within the figure; the layout makes room for tick labels alone."""
+    with style():
+        for figure in Experiment(name).figures(records(results, name)).values():
+            say(figure, "A finding.", "An origin.")
+            figure.set_dpi(130)
+            figure.canvas.draw()
+            ticks = {label for axes in figure.axes for axis in (axes.xaxis, axes.yaxis) for label in _labels(axis)}
+            for text in figure.findobj(Text):
+                box = text.get_window_extent()
+                inside = figure.bbox.containsx(box.x0) and figure.bbox.containsx(box.x1)
+                inside = inside and figure.bbox.containsy(box.y0) and figure.bbox.containsy(box.y1)
+                assert inside or text in ticks or not text.get_text(), text
+
+
+def _labels(axis: Axis) -> list[Text]:
+    return [label for tick in (*axis.majorTicks, *axis.minorTicks) for label in (tick.label1, tick.label2)]
 
 
 @pytest.mark.parametrize("name", names())

@@ -1,5 +1,7 @@
 """What the speed experiment says of its records: the target judged by its interval, and what was not measured where."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -58,6 +60,12 @@ def test_means_have_intervals() -> None:
     assert "by their 6 layers" in real
     assert "(95% 1.2" in real
     assert "ratios" not in batch_norm_relu_speed.table(records(1.3, 0.02)).columns
+
+
+def test_a_median_over_some_of_the_shapes_says_so() -> None:
+    (floors,) = [s for s in batch_norm_relu_speed.findings(records(1.3, 0.02)) if s.startswith("Time of forward")]
+    assert floors.count(" (at 1 of 3)") == 1
+    assert re.search(r"; torch.compile [\d.]+ \(at 1 of 3\);", floors)
 
 
 def test_what_was_measured_somewhere_is_not_called_missing() -> None:

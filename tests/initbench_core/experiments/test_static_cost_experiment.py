@@ -84,6 +84,17 @@ def test_a_narrow_access_is_named() -> None:
     assert finding.endswith("than alignment permits: dx-rows_64-bf16 on sm_90.")
 
 
+def test_the_targets_are_told_beneath_the_figure() -> None:
+    """Not among its points: builds of four targets leave no room."""
+    pytest.importorskip("triton")
+    built = record(BUILD)
+    others = [dataclasses.replace(built, config={**built.config, "target": target}) for target in static_cost.TARGETS]
+    figure = static_cost.figures([*others, record(FILLS)])["costs"]
+    assert not any(axes.get_legend() for axes in figure.axes)
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == list(static_cost.TARGETS)
+
+
 def test_full_is_every_build_for_every_target() -> None:
     pytest.importorskip("triton")
     names = {build.name for build in static_cost.builds()}

@@ -15,7 +15,17 @@ from initbench_core.presentation.curves import by_layer, distributions_by_layer,
 from initbench_core.presentation.depth_study import step_maps
 from initbench_core.presentation.finding import Finding, finding_of
 from initbench_core.presentation.maps import outcome_map, value_map
-from initbench_core.presentation.plots import CYCLE, OUTCOME_STYLE, log_ticks, outcome_legend, panels, say, style
+from initbench_core.presentation.plots import (
+    CYCLE,
+    OUTCOME_STYLE,
+    label,
+    log_ticks,
+    mark_diverged,
+    outcome_legend,
+    panels,
+    say,
+    style,
+)
 
 INITS, DEPTHS = ("normal(0.01)", "kaiming_normal"), (2, 20, 100)
 
@@ -117,8 +127,11 @@ def test_distributions_by_layer_draw_two_bands() -> None:
     with style():
         figure, axes = panels(1, 1, title="distributions")
         distributions_by_layer(axes, quantiles, color=CYCLE[0])
+        assert len(axes.lines) == 1
+        distributions_by_layer(axes, quantiles.assign(mean=[0.1, 0.2, 0.3, 0.4]), color=CYCLE[0])
         assert len(rendered(figure)) > 5000
-    assert len(axes.collections) == 2
+    assert len(axes.collections) == 4
+    assert list(axes.lines[-1].get_ydata()) == [0.1, 0.2, 0.3, 0.4]
 
 
 @pytest.mark.parametrize("range_", [(4.01, 4.09), (3.2, 7.4), (0.9, 5.5), (0.3, 25), (0.02, 40), (1e-3, 1e5)])
@@ -144,20 +157,22 @@ def test_labels_of_a_log_axis_do_not_overlap(range_: tuple[float, float]) -> Non
 @pytest.mark.parametrize("words", [1, 40, 120])
 def test_a_finding_stands_between_title_and_panels(width: float, words: int) -> None:
     with style():
-        figure, axes = panels(2, 2, title="What was found", width=width)
+        figure, axes = panels(2, 2, title="What was found on digits5k, 5 seeds. " * 3, width=width)
         for panel in axes[0]:
             panel.set_title("a panel\nof two lines")
         sentence = "Measured 1.46 (95% 1.45 to 1.47). " * words
-        say(figure, sentence)
+        say(
+            figure, sentence, "plain_depth, quick profile, cpu: a processor, 2 threads; torch 2.15.0, triton 3.9.0 " * 2
+        )
         # At the resolution of the files, where fonts are of other widths.
         figure.set_dpi(130)
         figure.canvas.draw()
-    title, text = figure.texts
+    title, text, origin = figure.texts
     assert text.get_text().split() == sentence.split()
-    above, found, whole = title.get_window_extent(), text.get_window_extent(), figure.bbox
+    above, found, below = (words.get_window_extent() for words in (title, text, origin))
     top = max(panel.get_tightbbox().y1 for panel in axes.flat)
-    assert top < found.y0 < found.y1 < above.y0 < above.y1 < whole.y1
-    assert found.x1 < whole.x1
+    assert top < below.y0 < below.y1 < found.y0 < found.y1 < above.y0 < above.y1 < figure.bbox.y1
+    assert max(words.x1 for words in (above, found, below)) < figure.bbox.x1
     # The panels keep their height.
     assert axes[0, 0].get_position().height * figure.get_figheight() > 2.5
 
@@ -172,3 +187,15 @@ def test_a_figure_shows_the_findings_that_name_it_or_the_headline() -> None:
         figure, _ = panels(1, 1, title="nothing found")
         say(figure, "")
     assert len(figure.texts) == 1
+
+
+def test_a_divergence_stands_beneath_the_panels_title() -> None:
+    with style():
+        figure, axes = panels(1, 1, title="curves")
+        label(axes, x="step", y="loss", title="no BatchNorm")
+        mark_diverged(axes, 0, "normal(1) diverges")
+        figure.canvas.draw()
+    (marker,), (text,) = axes.lines, axes.texts
+    inside = axes.get_window_extent()
+    for drawn in (marker, text):
+        assert inside.y0 < drawn.get_window_extent().y0 < drawn.get_window_extent().y1 <= inside.y1
