@@ -13,7 +13,7 @@ from initbench_core import catalogue
 from initbench_core.errors import UserError
 from initbench_core.experiments import batch_norm_relu_speed
 from initbench_core.presentation.section import collect
-from initbench_core.presentation.story import Claim
+from initbench_core.presentation.story import CORE, Claim
 from initbench_core.presentation.tables import escaped, markdown
 from initbench_core.records.files import replace_file
 from initbench_core.records.folder import ResultsFolder, RunName
@@ -21,13 +21,11 @@ from initbench_core.records.run import read_run
 from initbench_core.records.schema import Record
 
 README = Path(__file__).parents[1] / "README.md"
-# Whose claims the README tells, the study's core first; results/README.md has all.
-TOLD = ("plain_depth", "batch_norm_gradients", "max_stable_lr", "steps_to_target", "residual", "bn_batch_size")
 SPEED = RunName("batch_norm_relu_speed", "quick", "cpu")
 
 
 def story_tables(folder: ResultsFolder) -> str:
-    """Return a table per chapter of the report's story, with the first claim of each of TOLD."""
+    """Return a table per chapter of the report's story, with the first claim of each experiment of the core."""
     parts = []
     for chapter, claims in collect(folder, catalogue.find).story.items():
         first: dict[str, Claim] = {}
@@ -36,7 +34,7 @@ def story_tables(folder: ResultsFolder) -> str:
                 first.setdefault(section.run.experiment, claim)
         rows = [
             f"| {escaped(claim.sentence)} | {claim.measured_text} | {escaped(claim.theory_text)} |"
-            for claim in (first[name] for name in TOLD if name in first)
+            for claim in (first[name] for name in CORE if name in first)
         ]
         parts.append("\n".join([f"| {chapter} | measured | theory or source |", "| --- | --- | --- |", *rows]))
     return "\n\n".join(parts)

@@ -30,7 +30,7 @@ from initbench_core.presentation import plots
 from initbench_core.presentation.finding import Finding
 from initbench_core.presentation.signs import signs
 from initbench_core.presentation.statistics import interval, separates
-from initbench_core.presentation.story import Claim
+from initbench_core.presentation.story import Claim, raises_or_lowers
 from initbench_core.records.frame import per_trial, tidy
 from initbench_core.records.schema import Emission, Record, scalar
 from initbench_core.training.data import Data, Split, described
@@ -194,8 +194,9 @@ def claims(records: Sequence[Record]) -> Iterator[Claim]:
     for batch, theory in ((2, "worse (Wu & He 2018: ImageNet error 34.7% at 2, 23.6% at 32)"), (64, None)):
         gain = interval(_gain(accuracies, batch))
         chapter = "batch_norm_adds" if gain.low > 0 else "batch_norm_does_not_help"
-        does = "raises" if gain.low > 0 else "lowers" if gain.high < 0 else "does not measurably change"
-        sentence = f"BatchNorm at batches of {batch} {does} the test accuracy on {data}: paired difference"
+        sentence = (
+            f"BatchNorm at batches of {batch} {raises_or_lowers(gain)} the test accuracy on {data}: paired difference"
+        )
         yield Claim(chapter, sentence, gain, len(accuracies), theory, form="+.3f")
 
 

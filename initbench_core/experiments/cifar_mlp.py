@@ -29,7 +29,7 @@ from initbench_core.networks.models import mlp
 from initbench_core.presentation import plots
 from initbench_core.presentation.finding import Finding
 from initbench_core.presentation.statistics import interval, spread, verdict
-from initbench_core.presentation.story import Claim
+from initbench_core.presentation.story import Claim, raises_or_lowers
 from initbench_core.records.frame import per_trial, tidy
 from initbench_core.records.schema import Emission, Measurement, Record
 from initbench_core.training.data import Data, Split, described
@@ -161,11 +161,11 @@ def claims(records: Sequence[Record]) -> Iterator[Claim]:
     frame = per_trial(records)
     accuracy = frame.pivot(index="seed", columns=["init", "norm"], values="test_accuracy")
     difference = (accuracy["kaiming_uniform", "before"] - accuracy["kaiming_uniform", "none"]).dropna()
-    sentence = (
-        f"With one hidden layer on {described(frame['data'].iloc[0])} BatchNorm changes the test accuracy: paired "
-        f"difference"
-    )
     measured = interval(difference)
+    data = described(frame["data"].iloc[0])
+    sentence = (
+        f"With one hidden layer BatchNorm {raises_or_lowers(measured)} the test accuracy on {data}: paired difference"
+    )
     chapter = "batch_norm_adds" if measured.low > 0 else "batch_norm_does_not_help"
     yield Claim(chapter, sentence, measured, len(difference), form="+.3f")
 

@@ -8,7 +8,8 @@ import base64
 import hashlib
 import io
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,15 @@ from PIL import Image
 
 from initbench_core.errors import UserError
 from initbench_core.presentation.plots import OUTCOME_STYLE
+from initbench_core.presentation.section import Section
+from initbench_core.presentation.story import CORE, Claim
 from initbench_core.presentation.tables import cell_text
 
 HERE = Path(__file__).parent
+# A claim, and the run that makes it.
+Told = tuple[Section, Claim]
+# So many claims of an experiment of the core stand in its chapter at once.
+LEADING = 3
 # The markers of the figures as characters.
 GLYPHS = {"o": "●", "D": "◆", "^": "▲", "s": "■", "X": "✖"}
 OUTCOMES = re.compile(rf"(\d+ )?\b({'|'.join(OUTCOME_STYLE)})\b")
@@ -36,7 +43,8 @@ def render(context: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters |= {"inline": inline, "prose": prose, "outcomes": outcomes, "cell": cell_text, "order": order}
+    filters = {"inline": inline, "prose": prose, "outcomes": outcomes, "cell": cell_text, "order": order, "lead": lead}
+    templates.filters |= filters
     script = (HERE / "report.js").read_text()
     return templates.get_template("report.html.j2").render(
         **context,
@@ -44,6 +52,18 @@ def render(context: Mapping[str, Any]) -> str:
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         outcome_style={name: (color, GLYPHS[marker]) for name, (color, marker) in OUTCOME_STYLE.items()},
     )
+
+
+def lead(claims: Sequence[Told]) -> tuple[list[Told], list[Told]]:
+    """Split a chapter into the first claims of each experiment of the core (without any, all) and the others."""
+    leading: list[Told] = []
+    others: list[Told] = []
+    told = Counter[str]()
+    for section, claim in claims:
+        name = section.run.experiment
+        told[name] += 1
+        (leading if name in CORE and told[name] <= LEADING else others).append((section, claim))
+    return (leading, others) if leading else (others, [])
 
 
 def inline(path: Path) -> Mapping[str, Any]:

@@ -15,6 +15,19 @@ CHAPTERS = {
     "batch_norm_does_not_help": "Where BatchNorm does not help",
 }
 
+# Whose claims come first, the study's core.
+CORE = ("plain_depth", "batch_norm_gradients", "max_stable_lr", "steps_to_target", "residual", "bn_batch_size")
+
+
+def do_train(trained: Interval) -> str:
+    """Say whether networks train, from the fraction that did: "train", "do not train" or "train in part"."""
+    return "train" if trained.center == 1 else "do not train" if trained.center == 0 else "train in part"
+
+
+def raises_or_lowers(difference: Interval) -> str:
+    """Say what the interval of a paired difference shows: "raises", "lowers" or "does not measurably change"."""
+    return "raises" if difference.low > 0 else "lowers" if difference.high < 0 else "does not measurably change"
+
 
 @dataclass(frozen=True)
 class Claim:

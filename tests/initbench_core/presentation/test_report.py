@@ -13,9 +13,9 @@ from initbench_core.errors import UserError
 from initbench_core.presentation import page, plots
 from initbench_core.presentation.figures import draw_figures
 from initbench_core.presentation.report import write_report
-from initbench_core.presentation.section import collect, figure_path
-from initbench_core.presentation.statistics import Interval
-from initbench_core.presentation.story import Claim
+from initbench_core.presentation.section import collect, figure_path, origin
+from initbench_core.presentation.statistics import Interval, wilson
+from initbench_core.presentation.story import Claim, do_train, raises_or_lowers
 from initbench_core.records.folder import ResultsFolder, RunName
 from initbench_core.records.schema import OUTCOMES, Failure, Outcome, Record, scalar
 from initbench_core.records.store import RecordFile
@@ -49,13 +49,13 @@ class Toy:
         return {"losses": figure}
 
 
-def record_toy(folder: ResultsFolder, run: RunName = RUN, trials: int = 4) -> None:
+def record_toy(folder: ResultsFolder, run: RunName = RUN, trials: int = 4, experiment: str = "toy") -> None:
     folder.prepare()
     records = RecordFile(folder.records(run), "me", {"trials": 4, "seeds": 4, "environment": ENVIRONMENT})
     for seed in range(trials):
         outcome = Outcome("trained") if seed else Outcome("slow")
         notes = [f"note {ATTACK}"] if seed == 0 else []
-        records.append(Record("toy", {"seed": seed}, "me", [scalar("loss", "1", 0.5)], outcome, 1.5, notes))
+        records.append(Record(experiment, {"seed": seed}, "me", [scalar("loss", "1", 0.5)], outcome, 1.5, notes))
     records.finish()
 
 
@@ -125,7 +125,7 @@ def test_the_page_shows_what_the_records_say(folder: ResultsFolder) -> None:
     for text in ("What initialization does", "2 (95% 1 to 3)", "2.5"):
         assert text in readme
         assert text in parsed.text
-    for text in ("a processor (cpu), 2 cores, 1 threads", "torch 2.15.0", "0123456789ab, with changes", "Student"):
+    for text in ("a processor (cpu), 2 cores, 1 thread", "torch 2.15.0", "0123456789ab, with changes", "Student"):
         assert text in parsed.text
     assert "initbench run toy --profile quick --device cpu" in parsed.text
     targets = {attributes["id"] for _, attributes in parsed.tags if attributes.get("id")}
@@ -235,6 +235,49 @@ def test_the_story_is_told_once_by_the_largest_profile(folder: ResultsFolder) ->
     ((section, claim),) = story["What initialization does"]
     assert section.run.profile == "full"
     assert (claim.measured_text, claim.theory_text) == ("2 (95% 1 to 3)", "2.5")
+
+
+def test_the_story_begins_with_the_core(folder: ResultsFolder) -> None:
+    record_toy(folder, RunName("plain_depth", "quick", "cpu"), experiment="plain_depth")
+    (told,) = collect(folder, lambda name: Toy()).story.values()
+    assert [section.run.experiment for section, _ in told] == ["plain_depth", "toy"]
+
+
+def test_a_chapter_shows_the_core_and_folds_the_rest(folder: ResultsFolder) -> None:
+    class Many(Toy):
+        def claims(self, records: Sequence[Record]) -> list[Claim]:
+            return [Claim("initialization", f"Claim {i}", Interval(2.0, 1.0, 3.0), 5) for i in range(5)]
+
+    def story() -> tuple[str, str]:
+        write_report(folder, lambda name: Many())
+        shown, _, folded = (
+            (folder.path / "index.html").read_text().split('id="overview"')[0].partition("<details>\n<sum")
+        )
+        return shown.split('id="story"')[1], folded
+
+    shown, folded = story()
+    assert (shown.count("Claim "), folded.count("Claim ")) == (5, 0), "without the core, all"
+    record_toy(folder, RunName("plain_depth", "quick", "cpu"), experiment="plain_depth")
+    shown, folded = story()
+    assert (shown.count("Claim "), folded.count("Claim ")) == (3, 7)
+    assert "plain_depth" in shown
+    assert "toy" not in shown
+
+
+def test_whether_networks_train_is_said_by_all_of_them() -> None:
+    assert [do_train(wilson(reached, 5)) for reached in (5, 3, 0)] == ["train", "train in part", "do not train"]
+
+
+def test_a_claim_says_of_a_difference_what_its_interval_shows() -> None:
+    found = [raises_or_lowers(Interval(0.1, low, high)) for low, high in ((0.05, 0.2), (-0.2, -0.05), (-0.1, 0.2))]
+    assert found == ["raises", "lowers", "does not measurably change"]
+    assert raises_or_lowers(Interval(0.1, math.nan, math.nan)) == "does not measurably change"
+
+
+def test_a_figure_says_where_its_numbers_come_from() -> None:
+    for threads, words in ((1, "1 thread;"), (2, "2 threads;")):
+        manifest = {"environment": ENVIRONMENT | {"threads": threads}}
+        assert origin(RUN, manifest) == f"toy, quick profile, cpu: a processor, {words} torch 2.15.0"
 
 
 def test_a_ratio_whose_interval_includes_1_is_parity() -> None:
