@@ -1,10 +1,10 @@
 """The figures of a study over initializer, depth and place of BatchNorm: one panel for each place."""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
 
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from initbench_core.presentation import plots
@@ -14,6 +14,9 @@ from initbench_core.presentation.maps import outcome_map, value_map
 from initbench_core.presentation.statistics import interval
 
 PLACES = {"none": "no BatchNorm", "before": "BatchNorm before the ReLU", "after": "BatchNorm after the ReLU"}
+
+# Columns for which a panel has room at least, so that its title fits.
+NARROWEST = 4
 
 # A cell: depth, initializer, place of BatchNorm.
 Key = tuple[int, str, str]
@@ -27,13 +30,12 @@ def outcome_maps(cells: Mapping[Key, pd.DataFrame], inits: Sequence[str], title:
         inits: initializers from top to bottom.
         title: of the figure.
     """
-    figure, axes = _panels(title)
-    depths = sorted({depth for depth, _, _ in cells})
-    for panel, place in zip(axes, PLACES, strict=True):
+    figure, panels = _map_panels(cells, title, "in the cells: seeds trained; blank: not run")
+    for place, (panel, depths) in panels.items():
         outcomes = {(init, depth): list(c["outcome"]) for (depth, init, p), c in cells.items() if p == place}
         text = {key: f"{names.count('trained')}/{len(names)}" for key, names in outcomes.items()}
         outcome_map(panel, outcomes, inits, depths, text)
-        plots.label(panel, x="hidden layers (blank: not run)", y="", title=PLACES[place])
+    axes = [panel for panel, _ in panels.values()]
     plots.outcome_legend(axes[-1], [name for cell in cells.values() for name in cell["outcome"]])
     return figure
 
@@ -51,19 +53,25 @@ def step_maps(
         limits: steps at the ends of the colours.
         title: of the figure.
     """
-    figure, axes = _panels(title)
-    depths = sorted({depth for depth, _, _ in steps})
-    for panel, place in zip(axes, PLACES, strict=True):
+    figure, panels = _map_panels(steps, title, "hatched: few seeds got there; >: not all did; blank: not run")
+    for place, (panel, depths) in panels.items():
         shown = {(init, depth): mean for (depth, init, p), mean in steps.items() if p == place}
         text = {key: f"{'> ' if m.reached < m.n else ''}{m.center:.0f}" for key, m in shown.items()}
         values = {key: m.center if 2 * m.reached > m.n else math.inf for key, m in shown.items()}
         value_map(panel, values, inits, depths, text, limits=limits)
-        plots.label(panel, x="hidden layers (hatched: few seeds got there)", y="", title=PLACES[place])
     return figure
 
 
-def _panels(title: str) -> tuple[Figure, Any]:
-    return plots.panels(1, len(PLACES), title=title, width=12.0, height=3.4, sharey=True)
+def _map_panels(cells: Collection[Key], title: str, signs: str) -> tuple[Figure, Mapping[str, tuple[Axes, list[int]]]]:
+    """Return a figure, and by place of BatchNorm a panel as wide as it needs, with the depths that were run there."""
+    every = {depth for depth, _, _ in cells}
+    depths = {place: sorted({depth for depth, _, p in cells if p == place} or every) for place in PLACES}
+    widths = [max(NARROWEST, len(run)) for run in depths.values()]
+    figure, axes = plots.panels(1, len(PLACES), title=title, width=12.0, height=3.4, sharey=True, width_ratios=widths)
+    for panel, name in zip(axes, PLACES.values(), strict=True):
+        plots.label(panel, x="hidden layers", y="", title=name)
+    figure.supxlabel(signs, fontsize=9)
+    return figure, {place: (panel, depths[place]) for panel, place in zip(axes, PLACES, strict=True)}
 
 
 def propagation(frame: pd.DataFrame, inits: Sequence[str], title: str) -> Figure:

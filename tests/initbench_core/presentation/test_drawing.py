@@ -103,6 +103,18 @@ def test_a_short_budget_that_most_seeds_exceed_is_not_drawn_as_fast() -> None:
     assert [text.get_text() for text in figure.axes[0].texts] == ["100", "> 83"]
 
 
+def test_a_map_has_the_columns_that_were_run_and_gives_them_room() -> None:
+    steps = {(depth, "orthogonal", "none"): restricted_mean([50, 60], 100) for depth in (2, 4, 8, 20, 50, 100)}
+    steps |= {(depth, "orthogonal", "after"): restricted_mean([50, 60], 100) for depth in (4, 20)}
+    with style():
+        figure = step_maps(steps, ["orthogonal"], (25, 100), "steps")
+        figure.canvas.draw()
+    wide, _, narrow = figure.axes
+    assert [tick.get_text() for tick in wide.get_xticklabels()] == ["2", "4", "8", "20", "50", "100"]
+    assert [tick.get_text() for tick in narrow.get_xticklabels()] == ["4", "20"]
+    assert wide.get_position().width == pytest.approx(1.5 * narrow.get_position().width, rel=0.01)
+
+
 def test_by_layer_draws_theory_dashed_over_the_measurement() -> None:
     layers = np.tile(np.arange(1, 6), 3)
     measured = pd.DataFrame({"layer": layers, "value": 2.0**layers * np.repeat([0.9, 1.0, 1.1], 5)})
