@@ -133,6 +133,8 @@ def _unsupported(
         return "the tensors are on different devices"
     if any(p is not None and not p.is_contiguous() for p in running):
         return "the running statistics are not contiguous"
+    if not operators.has_rules(x) and any(operators.has_rules(t) for t in (*present, residual)):
+        return "of its tensors the input alone is a plain one"
     if residual is not None and residual.dtype != x.dtype:
         return f"the residual is {residual.dtype}, the input {x.dtype}"
     if torch.autograd.forward_ad._current_level >= 0:
@@ -182,8 +184,8 @@ def choose_backend(
     Raises:
         ValueError, RuntimeError: as `resolve_backend`.
     """
-    if operators.in_transform() and named_backend(backend) is None:
-        # PyTorch's batch norm has rules for every torch.func transform, vmap among them.
+    if named_backend(backend) is None and (operators.in_transform() or operators.has_rules(x)):
+        # PyTorch's batch norm has rules for every torch.func transform, vmap among them, and for DTensor.
         return "eager"
     name = resolve_backend(backend, x.device, unsupported=lambda: _unsupported(x, residual, affine, running))
     if name == "eager" and training and residual is None and eager.is_narrow(x):

@@ -119,6 +119,13 @@ def in_transform() -> bool:
     return not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None
 
 
+def has_rules(t: Tensor | None) -> bool:
+    """Whether a tensor's class has rules of its own for operators, as DTensor has; no memory of its own then."""
+    if t is None or torch.compiler.is_compiling():
+        return False
+    return type(t).__torch_dispatch__ is not Tensor.__torch_dispatch__
+
+
 def is_mapped(dy: Tensor) -> bool:
     """Whether vmap maps a backward pass over several `dy`; `torch.autograd.grad(is_grads_batched=True)` has its own."""
     compiling = torch.compiler.is_compiling()

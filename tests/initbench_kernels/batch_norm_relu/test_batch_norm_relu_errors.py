@@ -6,9 +6,12 @@ import sys
 import pytest
 import torch
 from torch import nn
+from torch._subclasses import FakeTensorMode
+from torch.testing._internal.two_tensor import TwoTensor
 
 import initbench_kernels
 from initbench_kernels import BatchNormReLU1d, BatchNormReLU2d, BatchNormReLU3d, batch_norm_relu
+from initbench_kernels.batch_norm_relu.function import choose_backend
 
 
 @pytest.mark.parametrize(
@@ -127,6 +130,26 @@ def test_triton_says_why_it_cannot_serve(
     call = {"input": torch.randn(4, 3), "running_mean": None, "running_var": None, "training": True} | arguments
     with pytest.raises(RuntimeError, match=reason):
         batch_norm_relu(**call, backend="triton")
+
+
+@pytest.mark.parametrize("name", ["weight", "running_mean", "residual"])
+def test_tensors_without_memory_of_their_own(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A DTensor beside a plain input, say: no kernel may read what it points to."""
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    call = {"running_mean": torch.zeros(3), "running_var": torch.ones(3), "weight": torch.ones(3), "residual": None}
+    sizes = (4, 3) if name == "residual" else (3,)
+    call[name] = TwoTensor(torch.ones(sizes), torch.ones(sizes))
+    with pytest.raises(RuntimeError, match="the input alone is a plain one"):
+        batch_norm_relu(torch.randn(4, 3), **call, backend="triton")
+
+
+def test_classes_with_rules_of_their_own_get_pytorchs_batch_norm() -> None:
+    """Their rules are for PyTorch's operators; ours serve them where they are named."""
+    with FakeTensorMode():
+        x = torch.empty(4, 3, device="cuda")
+    arguments = {"training": True, "momentum": 0.1, "eps": 1e-5}
+    found = [choose_backend(name, x, None, (None, None), (None, None), **arguments) for name in (None, "triton")]
+    assert found == ["eager", "triton"]
 
 
 def test_import_does_not_import_triton() -> None:
