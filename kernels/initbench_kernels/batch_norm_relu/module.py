@@ -1,12 +1,25 @@
 """`BatchNormReLU1d/2d/3d`: nn.BatchNorm1d/2d/3d with the ReLU that follows it (and a residual before that)."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from initbench_kernels.backend import is_surely_eager
 from initbench_kernels.batch_norm_relu import eager
 from initbench_kernels.batch_norm_relu.function import apply, choose_backend
+
+
+def record(input: fx.Proxy, path: str, *others: Any) -> fx.Proxy:
+    """Record the call of a layer as torch.fx does those of PyTorch's own: one step, whose inside is not looked into.
+
+    Args:
+        input: of the layer.
+        path: to the layer, from the module that is traced.
+        others: what it is called with beside the input.
+    """
+    return input.tracer.create_proxy("call_module", path, (input, *others), {})
 
 
 class _BatchNormReLU(nn.modules.batchnorm._BatchNorm):
@@ -28,6 +41,8 @@ class _BatchNormReLU(nn.modules.batchnorm._BatchNorm):
         In training mode running_mean, running_var and num_batches_tracked are updated, on the Triton backend by the
         same two launches that compute the output; momentum None (the cumulative average) costs no synchronization.
         """
+        if isinstance(input, fx.Proxy) and (path := input.tracer.path_of_module(self)):
+            return record(input, path, *(() if residual is None else (residual,)))
         self._check_input_dim(input)
         compiling = torch.compiler.is_compiling()
         if is_surely_eager(self.backend, input) and not compiling and not eager.is_narrow(input):

@@ -10,7 +10,13 @@ import torch
 from torch import Tensor, fx, nn
 
 from initbench_kernels.batch_norm_relu.layout import broadcasts_to
-from initbench_kernels.batch_norm_relu.module import BatchNormReLU1d, BatchNormReLU2d, BatchNormReLU3d, _BatchNormReLU
+from initbench_kernels.batch_norm_relu.module import (
+    BatchNormReLU1d,
+    BatchNormReLU2d,
+    BatchNormReLU3d,
+    _BatchNormReLU,
+    record,
+)
 
 
 class _OnRequest(_BatchNormReLU):
@@ -28,6 +34,8 @@ class _OnRequest(_BatchNormReLU):
             joined: nothing for the plain batch norm; None for its ReLU; or the residual, whatever the forward adds,
                 and whether it adds it in place.
         """
+        if isinstance(input, fx.Proxy) and (path := input.tracer.path_of_module(self)):
+            return record(input, path, *joined)
         plain = nn.modules.batchnorm._BatchNorm.forward
         if not joined:
             return plain(self, input)

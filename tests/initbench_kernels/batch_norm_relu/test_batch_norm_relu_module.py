@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 import torch
-from torch import nn
+from torch import fx, nn
 
 from initbench_kernels import BatchNormReLU1d, BatchNormReLU2d, BatchNormReLU3d
 
@@ -80,3 +80,34 @@ def test_statistics_that_want_gradients(buffer: str, shape: tuple[int, int], tra
             module(x)
         with torch.no_grad():
             assert module(x).shape == shape
+
+
+class _Block(nn.Module):
+    """Fused layers with and without a residual, one of them in a container."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Linear(5, 3), BatchNormReLU1d(3))
+        self.second = BatchNormReLU1d(3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.first(x)
+        return self.second(y, y)
+
+
+@pytest.mark.parametrize("shape", [(7, 5), (0, 5)], ids=["samples", "empty"])
+def test_torch_fx_takes_it_for_one_step(shape: tuple[int, int]) -> None:
+    """As PyTorch's own batch norm: the layer stays one, and decides by each input anew."""
+    block = _Block().eval()
+    traced = fx.symbolic_trace(block)
+    called = [node.target for node in traced.graph.nodes if node.op == "call_module"]
+    assert called == ["first.0", "first.1", "second"]
+    x = torch.randn(shape)
+    torch.testing.assert_close(traced(x), block(x), rtol=0, atol=0)
+    assert traced.second is block.second
+    block.train()
+    traced.train()
+    if len(x):
+        wanted = copy.deepcopy(block)
+        torch.testing.assert_close(traced(x), wanted(x), rtol=0, atol=0)
+        assert traced.second.num_batches_tracked == wanted.second.num_batches_tracked == 1

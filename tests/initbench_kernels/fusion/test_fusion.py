@@ -246,3 +246,14 @@ def test_fused_model_copies_and_compiles() -> None:
     torch.testing.assert_close(clone(x), model(x))
     compiled = torch.compile(copy.deepcopy(model), fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(x), model(x))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vgg11_bn"])
+def test_a_fused_model_can_be_traced(name: str) -> None:
+    """As the model could before: for feature extraction, say."""
+    fused = fuse_batch_norm_relu(getattr(torchvision.models, name)(num_classes=3)).eval()
+    traced = torch.fx.symbolic_trace(fused)
+    steps = {traced.get_submodule(node.target) for node in traced.graph.nodes if node.op == "call_module"}
+    assert {layer for layer in fused.modules() if isinstance(layer, BatchNormReLU2d)} <= steps
+    x = torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(traced(x), fused(x), rtol=0, atol=0)
