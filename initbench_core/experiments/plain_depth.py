@@ -18,7 +18,6 @@ over 50 layers, where it helps no more within such a budget.
 Source: Glorot & Bengio 2010; He et al. 2015, section 2.2; Ioffe & Szegedy 2015; Mishkin & Matas 2016; Yang et al. 2019.
 """
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -46,6 +45,7 @@ from initbench_core.training.seeding import initialize_for_
 from initbench_core.training.setting import Setting
 from initbench_core.training.together import train_cell
 from initbench_core.training.train import train
+from initbench_core.training.trial_log import batch_bounds
 
 INITS = ("torch_default", "xavier_normal", "kaiming_normal", "orthogonal", "lsuv", "normal(0.01)", "normal(1)")
 FEW = [("kaiming_normal", "none"), ("kaiming_normal", "before"), ("orthogonal", "none"), ("orthogonal", "before")]
@@ -127,7 +127,7 @@ def _focus(cells: Cells) -> tuple[int, Cells]:
 
 
 def _budget(cell: pd.DataFrame) -> int:
-    return int(cell["epochs"].iloc[0]) * math.ceil(TRAINING_IMAGES[cell["data"].iloc[0]] / BATCH)
+    return int(cell["epochs"].iloc[0]) * len(batch_bounds(TRAINING_IMAGES[cell["data"].iloc[0]], BATCH))
 
 
 def _within(cells: Cells) -> str:

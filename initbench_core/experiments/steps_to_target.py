@@ -15,7 +15,6 @@ again: most steps saved at 5 or 30 times the rate, and no gain from the rate wit
 Source: Ioffe & Szegedy 2015, section 4.2.1 and figure 3.
 """
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -37,6 +36,7 @@ from initbench_core.training.probing import look
 from initbench_core.training.seeding import initialize_for_
 from initbench_core.training.setting import Setting
 from initbench_core.training.train import Recipe, train
+from initbench_core.training.trial_log import batch_bounds
 
 BASE_RATE = 0.1
 TARGET = 0.9
@@ -95,7 +95,7 @@ def _steps(records: Sequence[Record]) -> tuple[pd.DataFrame, float]:
     """Steps to the target, a row per seed and a column per arm (inf: not reached), and the budget in steps."""
     frame = per_trial(records)
     wide = frame.pivot(index="seed", columns=["norm", "times"], values="steps_to_target")
-    return wide, math.ceil(TRAINING_IMAGES[frame["data"].iloc[0]] / BATCH) * float(frame["epochs"].max())
+    return wide, len(batch_bounds(TRAINING_IMAGES[frame["data"].iloc[0]], BATCH)) * float(frame["epochs"].max())
 
 
 def _ratio(records: Sequence[Record], arm: tuple[str, int]) -> Ratio:
