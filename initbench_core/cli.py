@@ -111,7 +111,7 @@ def run(
     Exit codes: 0 all is recorded, 2 an argument, a file or the data must be put right, 3 some trials failed,
     130 interrupted, 143 terminated.
     """
-    chosen = [Experiment(name) for name in experiments or names()]
+    chosen = [Experiment(name) for name in dict.fromkeys(experiments or names())]
     from initbench_core.execution.options import Options, read_jobs
 
     options = Options(

@@ -9,13 +9,17 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from initbench_core.errors import UserError
 
 PACKAGES = ("torch", "torchvision", "triton", "numpy", "scipy", "mlxtend")
+
+# What changes with every edit of a document, or with the system's patches: said to the reader, and no part of the
+# fingerprint.
+INCIDENTAL = ("commit", "dirty", "platform")
 
 # The code that makes numbers. Presentation is left out: a new colour does not make a measurement stale.
 NUMERIC_CODE = ("networks", "training", "measurement")
@@ -76,7 +80,7 @@ def describe(device: str) -> dict[str, Any]:
 def identity(environment: dict[str, Any], experiment: Path, data: Iterable[str], token: str) -> str:
     """Fingerprint what a trial's numbers depend on: device, versions, threads, code, data, and the results folder.
 
-    The commit is left out, for it changes with every edit of a document; the code itself is read instead.
+    The code itself is read instead of the commit.
 
     Args:
         environment: as `describe` returns it.
@@ -84,7 +88,7 @@ def identity(environment: dict[str, Any], experiment: Path, data: Iterable[str],
         data: names of the data sets; two of them in one file would be pooled.
         token: name of the results folder (`ResultsFolder.token`).
     """
-    relevant = {k: v for k, v in environment.items() if k not in ("commit", "dirty", "platform")}
+    relevant = {k: v for k, v in environment.items() if k not in INCIDENTAL}
     digest = hashlib.sha256(repr([sorted(relevant.items()), sorted(data), token]).encode())
     root = Path(__file__).parent
     import initbench_kernels
@@ -94,6 +98,16 @@ def identity(environment: dict[str, Any], experiment: Path, data: Iterable[str],
     for source in [*sources, experiment]:
         digest.update(source.read_bytes())
     return digest.hexdigest()[:12]
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Say which parts of the fingerprint differ between two environments, each as "threads 2, now 1"."""
+    flat = [
+        {**{k: v for k, v in each.items() if k != "packages"}, **each.get("packages", {})} for each in (before, now)
+    ]
+    names = sorted(set().union(*flat) - set(INCIDENTAL))
+    old, new = ({name: each.get(name, "none") for name in names} for each in flat)
+    return [f"{name} {old[name]}, now {new[name]}" for name in names if old[name] != new[name]]
 
 
 def _version(package: str) -> str | None:

@@ -1,10 +1,11 @@
 """The main job: run experiments into a results folder, draw them, report them."""
 
 import os
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from initbench_core import catalogue, environment
 from initbench_core.errors import ConfigError, MissingDataError, TrialsFailedError, UserError
@@ -17,7 +18,7 @@ from initbench_core.presentation.report import write_report
 from initbench_core.presentation.section import read_runs
 from initbench_core.records.files import make_folder
 from initbench_core.records.folder import ResultsFolder, RunName
-from initbench_core.records.store import RecordFile, read
+from initbench_core.records.store import RecordFile
 from initbench_core.training.data import DATASETS, DataSource, described
 from initbench_core.training.setting import PROFILES, SEEDS, Setting
 from initbench_core.training.sweep import is_recorded, sweep
@@ -72,23 +73,26 @@ def run_experiments(
         missing: list[str] = []
         failed: list[str] = []
         with folder.lock(), progress:
-            # Records that cannot be read end the run: better now than when their turn comes, or the report's.
-            measured = [
-                RunName(x.name, profile, place.device_slug) for x, place in zip(experiments, where, strict=True)
-            ]
-            for run in measured if not fresh else ():
-                read(folder.records(run))
-            read_runs(folder, [run for run in folder.recorded() if run not in measured], catalogue.find)
+            # Records that cannot be read or continued end the run: better now than when their turn comes, or the
+            # report's.
+            opened = []
             for experiment, place in zip(experiments, where, strict=True):
+                with _named(experiment):
+                    opened.append(_open(experiment, place, folder, setting, fresh=fresh))
+            measured = [run.records.path for run in opened]
+            others = [run for run in folder.recorded() if folder.records(run) not in measured]
+            read_runs(folder, others, catalogue.find)
+            for run in opened:
                 try:
-                    records = _run(experiment, place, folder, setting, options, progress, checkpoints, fresh=fresh)
+                    with _named(run.experiment):
+                        _measure(run, options, progress, checkpoints)
                 except MissingDataError as error:
-                    missing.append(f"{experiment.name}: {error}")
+                    progress.finish([*run.records.warnings, str(error)], [])
+                    missing.append(f"{run.experiment.name}: {error}")
                     continue
-                except ConfigError as error:
-                    raise ConfigError(f"{experiment.name}: {error}") from error
-                if records.failed:
-                    failed.append(f"{len(records.failed)} of {experiment.name}")
+                progress.finish(run.records.warnings, draw_figures(folder, [run.experiment.name], Experiment))
+                if run.records.failed:
+                    failed.append(f"{len(run.records.failed)} of {run.experiment.name}")
             if len(missing) == len(experiments):
                 raise UserError("; ".join(missing))
             readme, page = write_report(folder, catalogue.find)
@@ -102,22 +106,27 @@ def run_experiments(
         )
 
 
-def _run(
-    experiment: Experiment,
-    place: Place,
-    folder: ResultsFolder,
-    setting: Setting,
-    options: Options,
-    progress: Progress,
-    checkpoints: Path | None,
-    *,
-    fresh: bool,
-) -> RecordFile:
-    """Run one experiment and draw it.
+@contextmanager
+def _named(experiment: Experiment) -> Iterator[None]:
+    """Say whose configuration it is that cannot be built."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{experiment.name}: {error}") from error
 
-    Raises:
-        MissingDataError: it has no data; the bar is closed.
-    """
+
+class _Opened(NamedTuple):
+    """An experiment that is about to run: its trials, and the file that their records go to."""
+
+    experiment: Experiment
+    place: Place
+    setting: Setting
+    configs: Sequence[Any]
+    data: Sequence[str]
+    records: RecordFile
+
+
+def _open(experiment: Experiment, place: Place, folder: ResultsFolder, setting: Setting, *, fresh: bool) -> _Opened:
     setting = _on_device(setting, place.device)
     # Records of two backends differ in rounding: they are never taken for one study.
     described_place = {**place.environment, "backend": setting.backend}
@@ -135,24 +144,28 @@ def _run(
         },
         fresh=fresh,
     )
-    progress.start(experiment.name, len(configs), sum(is_recorded(experiment, c, records) for c in configs))
-    try:
-        sweep(
-            experiment,
-            configs,
-            replace(setting, data=setting.data.fetch(data)),
-            records,
-            executor=place.executor,
-            checkpoints=checkpoints,
-            timeout=options.timeout,
-            retries=options.retries,
-            on_trial=progress.at_trial,
-        )
-    except MissingDataError as error:
-        progress.finish([*records.warnings, str(error)], [])
-        raise
-    progress.finish(records.warnings, draw_figures(folder, [experiment.name], Experiment))
-    return records
+    return _Opened(experiment, place, setting, configs, data, records)
+
+
+def _measure(run: _Opened, options: Options, progress: Progress, checkpoints: Path | None) -> None:
+    """Run the trials that are not recorded yet.
+
+    Raises:
+        MissingDataError: the experiment has no data.
+    """
+    done = sum(is_recorded(run.experiment, config, run.records) for config in run.configs)
+    progress.start(run.experiment.name, len(run.configs), done)
+    sweep(
+        run.experiment,
+        run.configs,
+        replace(run.setting, data=run.setting.data.fetch(run.data)),
+        run.records,
+        executor=run.place.executor,
+        checkpoints=checkpoints,
+        timeout=options.timeout,
+        retries=options.retries,
+        on_trial=progress.at_trial,
+    )
 
 
 def _on_device(setting: Setting, device: str) -> Setting:

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from initbench_core.environment import differences
 from initbench_core.errors import UserError
 from initbench_core.records.files import append_line, make_folder, replace_file, write_json
-from initbench_core.records.folder import MANIFEST, RunName
+from initbench_core.records.folder import MANIFEST, RunName, read_manifest
 from initbench_core.records.schema import SCHEMA, Record, Scalar, from_line, to_line, trial_key
 
 
@@ -71,7 +72,8 @@ class RecordFile:
     A trial that failed does not count as done: the next run tries it again, and its last record is the one that holds.
     Records made by another environment, by other code or on other data do not count as done, nor do those of another
     experiment. They stay where they are until the first new record is ready; then the old file and its manifest move to
-    `older/`, so nothing is lost and a file never mixes two of these.
+    `older/`, so nothing is lost and a file never mixes two of these. Those of an unfinished run, hours of work perhaps,
+    move only when that is asked for.
 
     A shorter command than the one that began the file (fewer seeds) has no say in when that one's run is finished: the
     larger of the two plans stays in the manifest.
@@ -85,6 +87,9 @@ class RecordFile:
             identity: fingerprint of the environment and code that will write.
             manifest: how the records come about, with the number of "trials" planned; written beside the file.
             fresh: count nothing as done.
+
+        Raises:
+            UserError: the records cannot be read, or are of an unfinished run that this one cannot continue.
         """
         self.path = path
         self.identity = identity
@@ -97,8 +102,11 @@ class RecordFile:
         self._earlier = "earlier records" if fresh and path.exists() else ""
         if self._earlier:
             return
-        content = self._repair(read(path))
+        content = read(path)
         self._earlier = self._not_ours([*content.records, *content.failed])
+        if self._earlier:
+            self._refuse_unfinished(content)
+        content = self._repair(content)
         if not self._earlier:
             self._done = {record.key for record in content.records}
             self.failed = {record.key: record for record in content.failed}
@@ -150,6 +158,17 @@ class RecordFile:
             return f"records of {', '.join(others)} that were in {self.path.name}"
         is_foreign = any(record.identity != self.identity for record in records)
         return "earlier records of other code, data or another environment" if is_foreign else ""
+
+    def _refuse_unfinished(self, content: Content) -> None:
+        begun = read_manifest(self.path)
+        if not begun or begun.get("finished"):
+            return
+        changed = differences(begun["environment"], self.manifest["environment"])
+        why = ", ".join(changed) or "it was begun by other code, on other data or in another folder"
+        raise UserError(
+            f"{self.path} is an unfinished run ({len(content.records)} of {begun['trials']} trials) that cannot be "
+            f"continued: {why}; put that back, or measure anew with --fresh (what is there is kept in older/)"
+        )
 
     def _larger_plan(self) -> dict[str, Any]:
         """Return how many trials and seeds the manifest beside the records names, where they are more."""

@@ -36,8 +36,9 @@ def test_a_finished_run_is_not_repeated_but_fresh_is(call: Call, tmp_path: Path)
     before = records.read_bytes()
     assert "all recorded already; --fresh measures anew" in call(*arguments)[1]
     assert records.read_bytes() == before
-    call(*arguments, "--fresh")
-    assert len(list((tmp_path / "runs" / "older").glob("*.jsonl"))) == 1
+    call(*arguments, "overflow", "--fresh")
+    assert len(list((tmp_path / "runs" / "older").glob("*.jsonl"))) == 1, "named twice it runs once"
+    assert len(records.read_text().splitlines()) == len(before.splitlines())
 
 
 def test_edited_code_measures_anew_and_keeps_the_old_records(

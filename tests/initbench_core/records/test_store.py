@@ -22,8 +22,11 @@ def record(seed: int, identity: str = "here", value: float = 1.0) -> Record:
     return Record("exp", {"seed": seed}, identity, [scalar("loss", "1", value)])
 
 
-def open_file(path: Path, identity: str = "here", *, fresh: bool = False, trials: int = 3) -> RecordFile:
-    return RecordFile(path, identity, {"profile": "quick", "trials": trials}, fresh=fresh)
+def open_file(
+    path: Path, identity: str = "here", *, fresh: bool = False, trials: int = 3, **changed: object
+) -> RecordFile:
+    environment = {"device": "cpu", "threads": 2, "packages": {"torch": "2.15.0"}, **changed}
+    return RecordFile(path, identity, {"profile": "quick", "trials": trials, "environment": environment}, fresh=fresh)
 
 
 @pytest.fixture
@@ -77,6 +80,7 @@ def test_reading_alone_repairs_nothing(path: Path) -> None:
 
 
 def test_records_of_another_environment_move_aside_with_the_first_new_one(path: Path) -> None:
+    open_file(path).finish()
     before = path.read_bytes()
     other = open_file(path, "elsewhere")
     assert not other.is_done("exp", {"seed": 0})
@@ -86,6 +90,23 @@ def test_records_of_another_environment_move_aside_with_the_first_new_one(path: 
     (older,) = (path.parent / "older").glob("*.jsonl")
     assert older.read_bytes() == before
     assert list((path.parent / "older").glob("*.manifest.json"))
+
+
+def test_an_unfinished_run_of_another_environment_is_refused_until_asked_for(path: Path) -> None:
+    """Finished records are outdated by new ones; those of a sweep that was interrupted may be hours of work."""
+    open_file(path).finish()
+    longer = open_file(path, trials=5)
+    longer.append(record(3))
+    before = path.read_bytes(), longer.manifest_path.read_bytes()
+    with pytest.raises(UserError, match=r"4 of 5 trials.*threads 2, now 1, torch 2\.15\.0, now 2\.16\.0; .*--fresh"):
+        open_file(path, "elsewhere", trials=5, threads=1, packages={"torch": "2.16.0"})
+    with pytest.raises(UserError, match="begun by other code"):
+        open_file(path, "elsewhere", trials=5)
+    assert (path.read_bytes(), longer.manifest_path.read_bytes()) == before
+    open_file(path, "elsewhere", fresh=True).append(record(0, "elsewhere"))
+    assert seeds(path) == [0]
+    (older,) = (path.parent / "older").glob("*.jsonl")
+    assert older.read_bytes() == before[0]
 
 
 def test_fresh_counts_nothing_as_done_and_loses_nothing(path: Path) -> None:
