@@ -10,7 +10,7 @@ import pytest
 
 from initbench_core.records.store import read
 from tests.cli.command import COMMAND, ENVIRONMENT, Call
-from tests.initbench_core.execution.jobs import are_gone
+from tests.initbench_core.execution.jobs import are_gone, heed_ctrl_c
 
 ARGUMENTS = ("run", "gradient_clipping", "--profile", "smoke", "--seeds", "20", "--device", "cpu", "--out")
 TRIALS = 20 * 14
@@ -24,8 +24,9 @@ def start(out: Path, *where: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=heed_ctrl_c,
     )
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     records = out / "runs" / "gradient_clipping-smoke-cpu.jsonl"
     while not (records.exists() and records.read_bytes().count(b"\n") >= 3):
         assert process.poll() is None, process.communicate()
@@ -71,7 +72,7 @@ def test_an_interrupted_run_continues_where_it_stopped(tmp_path: Path, number: i
     # Ray starts servers of its own beside its workers.
     assert len(pids) > 2 if where == "ray" else len(pids) == {"one": 0, "two": 2}[where]
     process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == code
     assert are_gone(pids)
     if code > 0:

@@ -114,7 +114,12 @@ class Unpicklable:
         return lambda: None
 
 
-def are_gone(pids: list[int], seconds: float = 10.0) -> bool:
+def heed_ctrl_c() -> None:
+    """Have a process that is about to start heed SIGINT, also where a shell runs the tests in its background."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def are_gone(pids: list[int], seconds: float = 30.0) -> bool:
     """Tell whether all these processes end within some seconds; a zombie has ended."""
 
     def runs(pid: int) -> bool:
@@ -131,7 +136,7 @@ def are_gone(pids: list[int], seconds: float = 10.0) -> bool:
     return True
 
 
-def read_pids(notes: Path, seconds: float = 60.0) -> list[int]:
+def read_pids(notes: Path, seconds: float = 300.0) -> list[int]:
     """Wait for the numbers that `Hang` writes down."""
     deadline = time.monotonic() + seconds
     while not (notes.exists() and notes.read_text().endswith("\n")):

@@ -24,6 +24,7 @@ from tests.initbench_core.execution.jobs import (
     Say,
     Unpicklable,
     are_gone,
+    heed_ctrl_c,
     read_pids,
 )
 
@@ -168,8 +169,9 @@ except KeyboardInterrupt:
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
 def test_workers_end_with_their_driver_however_it_ends(tmp_path: Path, number: int, code: int) -> None:
     environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'kernels'}"}
-    driver = subprocess.Popen([sys.executable, "-c", DRIVER, str(tmp_path / "pids")], env=environment)
+    command = [sys.executable, "-c", DRIVER, str(tmp_path / "pids")]
+    driver = subprocess.Popen(command, env=environment, preexec_fn=heed_ctrl_c)
     pids = read_pids(tmp_path / "pids")
     driver.send_signal(number)
-    assert driver.wait(30) == code
+    assert driver.wait(300) == code
     assert are_gone(pids)
