@@ -9,7 +9,8 @@ from initbench_core.measurement import static_cost
 from initbench_kernels.batch_norm_relu import launch, offline
 from initbench_kernels.builds import Build
 
-pytest.importorskip("triton")
+triton = pytest.importorskip("triton")
+tl = triton.language
 
 # All builds take minutes per target (the experiment `static_cost`, profile full). Here: each kernel on the layouts that
 # are hardest on registers and on alignment, and each row of the tuning table in both widths of element.
@@ -35,6 +36,31 @@ def test_no_spills_and_wide_accesses(target: str) -> None:
         assert cost.spill_bytes == 0, cost
         assert cost.wide, cost
         assert 0 < cost.registers <= 128, cost
+
+
+@triton.jit
+def sum_by_atomics_kernel(x_ptr, y_ptr):
+    """What the kernels do not do: add to memory in whatever order programs arrive."""
+    tl.atomic_add(y_ptr, tl.load(x_ptr + tl.program_id(0)))
+
+
+def atomics(build: Build, target: str) -> list[str]:
+    """Return the atomic instructions of a build, from its PTX (NVIDIA) or assembly (AMD)."""
+    asm = static_cost.compile_for(build, target).asm
+    return re.findall(
+        r"^\s*(?:@!?%\w+\s+)?(?:atom|red)\..*|\w+_atomic_\w+", asm.get("ptx") or asm["amdgcn"], re.MULTILINE
+    )
+
+
+@pytest.mark.parametrize("target", static_cost.TARGETS)
+def test_no_atomics(target: str) -> None:
+    """So the order of every sum is the program's, and the same call gives the same bits on any device."""
+    assert {build.name: found for build in checked_builds() if (found := atomics(build, target))} == {}
+    arguments = {"x_ptr": "*fp32", "y_ptr": "*fp32"}
+    other = Build(
+        sum_by_atomics_kernel, "sum", arguments, {}, 128, tile_bits=32, tile_loads=1, tile_stores=0, access_bits=32
+    )
+    assert atomics(other, target)
 
 
 def test_every_row_of_the_tuning_table_is_built() -> None:
