@@ -10,14 +10,18 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SUITE = "benchmarks/pytest_suite/test_batch_norm_relu_speed.py"
-# Registers an implementation whose output keeps its negative values.
+# Registers an implementation whose output keeps its negative values, and lets plans draw the values of another seed.
 WRONG = """
 import torch.nn.functional as F
+from initbench_kernels.random_fill import FillPlan
 from initbench_core.networks.implementations import compared
 
 @compared("batch norm without ReLU")
 def wrong(*arguments):
     return F.batch_norm(*arguments)
+
+right = FillPlan.fill_
+FillPlan.fill_ = lambda plan, seed: right(plan, seed + 1)
 """
 
 
@@ -32,11 +36,14 @@ def test_what_is_wrong_fails_and_what_is_right_is_timed(tmp_path: Path) -> None:
     (tmp_path / "wrong_plugin.py").write_text(WRONG)
     written = tmp_path / "times.json"
     done = run(
-        "-p", "wrong_plugin", SUITE, "--benchmark-only", f"--benchmark-json={written}",
-        "-k", "4096x64 and eval and (wrong or eager)", plugins=tmp_path,
+        "-p", "wrong_plugin", Path(SUITE).parent, "--benchmark-only", f"--benchmark-json={written}",
+        "-k", "(4096x64 and eval and (wrong or eager)) or (mlp and (wrong or uniform-plan))", plugins=tmp_path,
     )  # fmt: skip
     assert done.returncode == 1, done.stdout + done.stderr
-    assert "1 failed, 3 passed" in done.stdout
+    assert "3 failed, 3 passed" in done.stdout
+    assert {line.split("[")[0].split("::")[1] for line in done.stdout.splitlines() if line.startswith("FAILED")} == {
+        "test_batch_norm_relu", "test_initializer", "test_training_step",
+    }  # fmt: skip
     assert "WrongResultError: wrong at 4096x64 float32: output is off by" in done.stdout
     report = json.loads(written.read_text())
     assert {b["name"].split("-")[-1].rstrip("]") for b in report["benchmarks"]} == {

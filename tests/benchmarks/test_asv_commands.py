@@ -1,5 +1,6 @@
 """asv's commands on a repository made from the working tree: no questions, results kept, regressions reported."""
 
+import copy
 import json
 import os
 import re
@@ -138,6 +139,23 @@ def test_compare_and_publish(repository: Repository, continuous: subprocess.Comp
     pages = repository.root / ".asv" / "html"
     assert (pages / "index.html").exists()
     assert any("track_exact_launches" in path.name for path in pages.rglob("*.json"))
+    reported = json.loads((pages / "regressions.json").read_text())["regressions"]
+    assert {name for name, *_ in reported} == set(changed(continuous.stdout))
+
+
+def test_a_new_clone_is_measured_as_it_is(repository: Repository, tmp_path: Path) -> None:
+    """`asv run` alone, in a home of its own: no questions, and the current commit's results are kept, no other's."""
+    clone = copy.copy(repository)
+    clone.root, clone.home = tmp_path / "clone", tmp_path / "home"
+    clone.home.mkdir()
+    clone.environment = repository.environment | {"HOME": str(clone.home)}
+    repository.git("clone", "--quiet", str(repository.root), str(clone.root))
+    done = clone.asv("run", "--bench", r"EvaluationTraffic\.track_exact_launches")
+    assert done.returncode == 0, done.stdout
+    (kept,) = (clone.root / "results" / "asv").glob("*/*-current-*.json")
+    assert kept.name.startswith(clone.git("rev-parse", "HEAD")[:8])
+    (launches,) = json.loads(kept.read_text())["results"].values()
+    assert launches[0] == [2, 2, 2], "the planted pass is in both forward evaluations; backward has two launches"
 
 
 def test_nothing_to_measure_is_an_error_and_not_a_pass(repository: Repository) -> None:

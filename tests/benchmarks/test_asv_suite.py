@@ -6,6 +6,7 @@ import importlib
 import itertools
 import json
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ pytest.importorskip("asv")
 
 import json5
 from asv.config import Config
+from asv.step_detect import detect_regressions, detect_steps
 from asv_runner.discovery import disc_benchmarks
 from asv_suite import batch_norm_relu, common, convergence, initializers, kernel_cost
 
@@ -88,6 +90,34 @@ def test_parameters_are_those_of_the_registries() -> None:
     assert {*kernel_cost.FORWARD_BUILDS, *kernel_cost.BACKWARD_BUILDS, *kernel_cost.FILL_BUILDS} <= builds
     runs = {run.name for module in (batch_norm_relu_offline, random_fill_offline) for run in module.runs()}
     assert {*kernel_cost.TRAINING_RUNS, *kernel_cost.EVALUATION_RUNS, *kernel_cost.FILL_RUNS} <= runs
+
+
+def test_parameters_are_only_ever_appended() -> None:
+    """To those of the committed results: whoever moves or drops one ends a series."""
+    name = "results/asv/benchmarks.json"
+    shown = subprocess.run(["git", "-C", str(ROOT), "show", f"HEAD:{name}"], capture_output=True, text=True)
+    if shown.returncode != 0:
+        pytest.skip("no committed results")
+    before, compared = json.loads(shown.stdout), 0
+    for case in BENCHMARKS:
+        was = before.get(case.name)
+        if was and was["version"] == case.version:
+            assert was["param_names"] == list(case.param_names)[: len(was["param_names"])], case.name
+            for old, new in zip(was["params"], case.params, strict=True):
+                assert new[: len(old)] == old, case.name
+                compared += 1
+    assert compared > 0
+
+
+@pytest.mark.parametrize(
+    ("values", "is_reported"),
+    [((100, 102), True), ((0, 16), True), ((100, 100.5), False), ((100, 100.5, 100.5), True), ((100, 99), False)],
+)
+def test_what_publish_reports_of_counts(values: tuple[float, ...], is_reported: bool) -> None:
+    """As the README says: any rise, below 1% once it has lasted for two commits."""
+    (exact,) = (value for pattern, value in THRESHOLDS.items() if re.match(pattern, "m.C.track_exact_x"))
+    latest, _, _ = detect_regressions(detect_steps(list(values)), exact)
+    assert (latest is not None) == is_reported
 
 
 # Of every class that is for the CPU, a benchmark: they share parameters and set-up.
