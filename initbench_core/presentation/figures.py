@@ -15,8 +15,8 @@ def draw_figures(folder: ResultsFolder, experiments: Collection[str] | None, fin
     """Draw every finished run of `experiments`, or of all that are recorded; return the files.
 
     Raises:
-        UserError: one of the runs cannot be read (nothing is drawn), another version measured it otherwise, or a
-            figure cannot be written.
+        UserError: one of the runs cannot be read (nothing is drawn), or cannot be drawn (`not_told`), or a figure
+            cannot be written.
     """
     paths = []
     for run, experiment, recorded in read_runs(folder, _runs(folder, experiments), find):

@@ -1,5 +1,6 @@
 """What the report says of one run: collected once, written twice, as Markdown and as HTML."""
 
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,12 +10,15 @@ from typing import Any, Protocol
 import pandas as pd
 from matplotlib.figure import Figure
 
+import initbench_core
 from initbench_core.errors import UserError
 from initbench_core.presentation.plots import OUTCOME_STYLE
 from initbench_core.presentation.story import CHAPTERS, CORE, Claim
 from initbench_core.records.folder import ResultsFolder, RunName
 from initbench_core.records.run import Recorded, command, read_run
 from initbench_core.records.schema import Failure, Record
+
+PACKAGE = Path(initbench_core.__file__).parent
 
 # Said in the report next to the numbers that they are about.
 INTERVALS = (
@@ -211,7 +215,7 @@ def collect(folder: ResultsFolder, find: Find) -> Collected:
     """Collect what is to be said of every run.
 
     Raises:
-        UserError: as `read_runs`, and a run that another version measured otherwise.
+        UserError: as `read_runs`, and a run of which nothing can be told (`not_told`).
     """
     collected: list[Section] = []
     unfinished, failed = [], []
@@ -258,8 +262,17 @@ def _section(folder: ResultsFolder, run: RunName, experiment: Presentable, recor
 
 
 def not_told(folder: ResultsFolder, run: RunName, recorded: Recorded, error: Exception) -> UserError:
-    """Return that this version finds no sense in a run, as in one that an earlier version measured otherwise."""
+    """Return that nothing can be told of a run, and where that showed: whose fault it is cannot be known here."""
+    reason = " ".join(f"{type(error).__name__}: {error}".split())
     return UserError(
-        f"{folder.records(run)}: this version cannot read what another one may have measured ({type(error).__name__}: "
-        f"{error}); measure again with `{command(run, recorded.manifest, folder.path)}`, or move it away"
+        f"{folder.records(run)} cannot be presented ({reason}{_place(error)}): another version may have recorded it "
+        f"otherwise, or this one has a fault; measure again with `{command(run, recorded.manifest, folder.path)}`, or "
+        f"move it away"
     )
+
+
+def _place(error: Exception) -> str:
+    """Return the innermost line of this package that an error came through, as " at experiments/overflow.py:89"."""
+    frames = reversed(traceback.extract_tb(error.__traceback__))
+    own = (f for f in frames if Path(f.filename).is_relative_to(PACKAGE))
+    return next((f" at {Path(f.filename).relative_to(PACKAGE)}:{f.lineno}" for f in own), "")

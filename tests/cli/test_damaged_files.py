@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from initbench_core.experiments import overflow
 from initbench_core.records.schema import SCHEMA, Record, seal, to_line
 from initbench_core.records.store import read
 from initbench_core.training import checkpoint
@@ -55,11 +56,32 @@ def test_records_that_an_earlier_version_measured_otherwise(call: Call, tmp_path
     for command in ("report", "plot"):
         code, _, errors = call(command, "--out", tmp_path)
         assert code == 2
-        assert f"{records}: this version cannot read what another one may have measured (KeyError: " in errors
+        assert errors.startswith(f"initbench: {records} cannot be presented (KeyError: 'limit_power' at experiments/")
+        assert "another version may have recorded it otherwise, or this one has a fault" in errors
         assert f"`initbench run overflow --profile smoke --device cpu --seeds 1 --out {tmp_path}`" in errors
         assert errors.count("\n") == 1
         assert files(tmp_path) == before
     assert call(*arguments, "--fresh")[0] == 0
+
+
+def test_a_fault_of_this_version_is_not_laid_to_another(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The records are sound; the line says where to look, even if the error has several lines."""
+    call("run", "overflow", "--profile", "smoke", "--device", "cpu", "--out", tmp_path)
+    records, before = tmp_path / "runs" / "overflow-smoke-cpu.jsonl", files(tmp_path)
+
+    def fails(*_: object) -> None:
+        raise ValueError("two\nlines")
+
+    monkeypatch.setattr(overflow, "per_trial", fails)
+    for command in ("report", "plot"):
+        code, _, errors = call(command, "--out", tmp_path)
+        assert code == 2
+        assert errors.startswith(f"initbench: {records} cannot be presented (ValueError: two lines at experiments/over")
+        assert "or this one has a fault" in errors
+        assert errors.count("\n") == 1
+        assert files(tmp_path) == before
 
 
 def test_a_foreign_file_among_the_records(call: Call, tmp_path: Path) -> None:
