@@ -20,6 +20,12 @@ class Finding(str):
         return self
 
 
+def place_of(figure: str, findings: Sequence[str]) -> int:
+    """Return which finding is the first that a figure shows: the headline's figures come first in a report."""
+    places = (i for i, finding in enumerate(findings) if isinstance(finding, Finding) and figure in finding.figures)
+    return next(places, 0)
+
+
 def finding_of(figure: str, findings: Sequence[str]) -> str:
     """Return the sentences that name a figure, else the headline; empty where there are no findings."""
     own = [finding for finding in findings if isinstance(finding, Finding) and figure in finding.figures]

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 import initbench_core
 from initbench_core.errors import UserError
+from initbench_core.presentation.finding import place_of
 from initbench_core.presentation.plots import OUTCOME_STYLE
 from initbench_core.presentation.story import CHAPTERS, CORE, Claim
 from initbench_core.records.folder import ResultsFolder, RunName
@@ -61,7 +62,7 @@ class Section:
         question: question, expectation and source.
         findings: sentences made from the numbers, the headline first.
         claims: its part of the story.
-        figures: files of its figures by name.
+        figures: files of its figures by name, in the order of the findings that they show.
         table: its results, units in the column names.
         outcomes: how many trials ended in each outcome; empty where nothing was trained.
         trials: how many were recorded.
@@ -240,13 +241,14 @@ def _section(folder: ResultsFolder, run: RunName, experiment: Presentable, recor
     figures = {path.name[len(prefix) : -len(suffix)]: path for path in folder.figures.glob(f"{prefix}*{suffix}")}
     counts = Counter(record.outcome.name for record in records if record.outcome)
     try:
+        findings = experiment.findings(records)
         return Section(
             run=run,
             title=experiment.title,
             question=experiment.question,
-            findings=experiment.findings(records),
+            findings=findings,
             claims=experiment.claims(records),
-            figures=dict(sorted(figures.items())),
+            figures=dict(sorted(figures.items(), key=lambda item: (place_of(item[0], findings), item[0]))),
             table=experiment.table(records),
             outcomes={name: counts[name] for name in OUTCOME_STYLE if counts[name]},
             trials=len(records),

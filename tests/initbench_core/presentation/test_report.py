@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from initbench_core.errors import UserError
 from initbench_core.presentation import page, plots
 from initbench_core.presentation.figures import draw_figures
+from initbench_core.presentation.finding import Finding
 from initbench_core.presentation.report import write_report
 from initbench_core.presentation.section import collect, figure_path, origin
 from initbench_core.presentation.statistics import Interval, wilson
@@ -131,6 +132,25 @@ def test_the_page_shows_what_the_records_say(folder: ResultsFolder) -> None:
     targets = {attributes["id"] for _, attributes in parsed.tags if attributes.get("id")}
     assert {str(link["href"])[1:] for link in parsed.all("a")} <= targets
     assert {"toy-quick-cpu", "overview", "reading"} <= targets
+
+
+class Drawn(Toy):
+    """Four figures, of which two show the headline, and the others later findings."""
+
+    def findings(self, records: Sequence[Record]) -> list[str]:
+        return [Finding("Headline.", "start"), Finding("Second.", "details"), Finding("Third.", "ablation")]
+
+    def figures(self, records: Sequence[Record]) -> Mapping[str, Figure]:
+        return {name: plots.panels(1, 1, title=name)[0] for name in ("ablation", "details", "start", "whole")}
+
+
+def test_figures_stand_in_the_order_of_the_findings(tmp_path: Path) -> None:
+    """What shows the headline comes first, whatever its name."""
+    folder = ResultsFolder(tmp_path)
+    record_toy(folder)
+    draw_figures(folder, ["toy"], lambda name: Drawn())
+    (section,) = collect(folder, lambda name: Drawn()).sections
+    assert list(section.figures) == ["start", "whole", "details", "ablation"]
 
 
 def test_no_text_of_a_record_becomes_markup(folder: ResultsFolder) -> None:
