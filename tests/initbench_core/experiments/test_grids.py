@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from initbench_core.experiments import Experiment
+from initbench_core.measurement import shapes
 from initbench_core.training.data import DataSource
 from initbench_core.training.setting import SEEDS, Setting
 
@@ -81,3 +82,19 @@ def test_it_takes_the_images_that_are_asked_for(name: str) -> None:
     for dataset in ("digits5k", "fashion_mnist"):
         setting = Setting(seeds=1, data=DataSource(Path("data"), dataset=dataset))
         assert found(Experiment(name).grid(setting), "data") == {dataset}
+
+
+@pytest.mark.parametrize(("device", "dtypes", "most"), [("cpu", 1, 2**28), ("cuda", 2, 2**30)])
+def test_the_full_speed_profile_holds_every_shape_that_fits(device: str, dtypes: int, most: int) -> None:
+    """The whole family, the awkward ones, and every layer of the networks, counted at both batch sizes."""
+    configs = list(Experiment("batch_norm_relu_speed").grid(Setting(profile="full", seeds=1, device=device)))
+    counts = {shapes.parse(config.shape): config.occurrences for config in configs}
+    assert len(counts) == len(configs)
+    assert max(shape.num_bytes for shape in counts) <= most
+    for dtype in {shape.dtype for shape in counts}:
+        for shape in (*shapes.family(dtype, most_bytes=most), *shapes.awkward(dtype)):
+            assert shape in counts
+        for batch, memory in product((32, 128), shapes.MEMORY):
+            for shape, occurrences in shapes.real(batch, dtype, memory).items():
+                assert counts.get(shape) == (occurrences if shape.num_bytes <= most else None)
+    assert len({shape.dtype for shape in counts}) == dtypes
