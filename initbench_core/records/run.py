@@ -6,8 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from initbench_core.errors import UserError
-from initbench_core.records.folder import RunName, read_manifest
+from initbench_core.records.folder import MANIFEST, RunName, read_manifest
 from initbench_core.records.store import Content, read
+
+# What a report and a comparison say of the machine and the code.
+DESCRIBED = (
+    "device", "device_name", "cores", "threads", "platform", "python", "cuda", "packages", "commit", "dirty",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -43,10 +48,12 @@ def read_run(path: Path, run: RunName | None = None) -> Recorded:
         run: what the file's name says; None where it has a name of its own.
 
     Raises:
-        UserError: it is damaged or no file of records, mixes two experiments, machines or codes, is not of `run`, or
-            its number of trials is not that of a finished manifest.
+        UserError: it or its manifest is damaged, it is no file of records, mixes two experiments, machines or codes, is
+            not of `run`, or its number of trials is not that of a finished manifest.
     """
     recorded = Recorded(read(path), read_manifest(path))
+    if recorded.manifest:
+        _check_environment(path, recorded.manifest["environment"])
     _check_lines(path, recorded)
     _check_origin(path, recorded.content, run)
     if recorded.is_finished:
@@ -62,6 +69,15 @@ def command(run: RunName, manifest: Mapping[str, Any], out: Path | None = None) 
     folder = f" --out {out}" if out else ""
     device = manifest["environment"]["device"]
     return f"initbench run {run.experiment} --profile {run.profile} --device {device}{seeds}{folder}"
+
+
+def _check_environment(path: Path, environment: Mapping[str, Any]) -> None:
+    missing = [name for name in DESCRIBED if name not in environment]
+    if missing or not isinstance(environment["packages"], dict):
+        raise UserError(
+            f"{path.with_suffix(MANIFEST)} is damaged (its environment lacks {', '.join(missing or ['packages'])}): "
+            f"measure again with --fresh"
+        )
 
 
 def _check_lines(path: Path, recorded: Recorded) -> None:

@@ -64,6 +64,19 @@ def test_records_that_an_earlier_version_measured_otherwise(call: Call, tmp_path
     assert call(*arguments, "--fresh")[0] == 0
 
 
+def test_a_manifest_that_does_not_tell_the_machine(call: Call, tmp_path: Path) -> None:
+    call("run", "overflow", "--profile", "smoke", "--device", "cpu", "--out", tmp_path)
+    manifest = tmp_path / "runs" / "overflow-smoke-cpu.manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"environment": {"device": "cpu"}}))
+    before = files(tmp_path)
+    for command in (("report", "--out", tmp_path), ("plot", "--out", tmp_path), ("compare", tmp_path, tmp_path)):
+        code, output, errors = call(*command)
+        assert (code, output) == (2, "")
+        assert errors.startswith(f"initbench: {manifest} is damaged (its environment lacks device_name, cores, ")
+        assert errors.count("\n") == 1
+        assert files(tmp_path) == before
+
+
 def test_a_fault_of_this_version_is_not_laid_to_another(
     call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,6 +22,7 @@ from initbench_core.records.store import RecordFile
 RUN = RunName("toy", "quick", "cpu")
 ENVIRONMENT = {
     "device": "cpu", "device_name": "a processor", "cores": 2, "threads": 1, "packages": {"torch": "2.15.0"},
+    "platform": "Linux", "python": "3.11", "cuda": None, "commit": None, "dirty": False,
 }  # fmt: skip
 Call = Callable[..., tuple[int, str, str]]
 

@@ -1,13 +1,15 @@
 """What is derived from is one run, whole: nothing of it damaged, foreign or lost."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from initbench_core.environment import describe
 from initbench_core.errors import UserError
 from initbench_core.records.folder import ResultsFolder, RunName
-from initbench_core.records.run import command, read_run
+from initbench_core.records.run import DESCRIBED, command, read_run
 from initbench_core.records.schema import Failure, Record, scalar, to_line
 from initbench_core.records.store import RecordFile
 
@@ -24,7 +26,7 @@ def path(tmp_path: Path) -> Path:
     """A finished run whose last trial failed."""
     folder = ResultsFolder(tmp_path)
     folder.prepare()
-    manifest = {"trials": TRIALS, "seeds": TRIALS, "environment": {"device": "cpu"}}
+    manifest = {"trials": TRIALS, "seeds": TRIALS, "environment": describe("cpu")}
     file = RecordFile(folder.records(RUN), "here", manifest)
     for seed in range(TRIALS - 1):
         file.append(record(seed))
@@ -111,6 +113,24 @@ def test_two_runs_in_one_file(path: Path) -> None:
     path.write_text(whole + to_line(replace(record(3), experiment="other")))
     with pytest.raises(UserError, match="mixes records of exp, other"):
         read_run(path)
+
+
+@pytest.mark.parametrize(
+    ("environment", "lacks"),
+    [
+        ({}, "device, device_name, cores, threads, platform, python, cuda, packages, commit, dirty"),
+        ({"device": "cpu", **{name: "?" for name in DESCRIBED if name != "threads"}}, "threads"),
+        (dict.fromkeys(DESCRIBED, "?"), "packages"),
+    ],
+)
+def test_a_manifest_that_does_not_tell_the_machine(path: Path, environment: dict[str, str], lacks: str) -> None:
+    """Finished or not, nothing can be said of its numbers."""
+    manifest = path.with_suffix(".manifest.json")
+    for finished in (True, False):
+        body = json.loads(manifest.read_text()) | {"environment": environment, "finished": finished}
+        manifest.write_text(json.dumps(body))
+        with pytest.raises(UserError, match=rf"manifest.json is damaged \(its environment lacks {lacks}\): measure"):
+            read_run(path)
 
 
 def test_a_run_has_the_command_that_its_manifest_names() -> None:
