@@ -98,3 +98,13 @@ def test_the_full_speed_profile_holds_every_shape_that_fits(device: str, dtypes:
             for shape, occurrences in shapes.real(batch, dtype, memory).items():
                 assert counts.get(shape) == (occurrences if shape.num_bytes <= most else None)
     assert len({shape.dtype for shape in counts}) == dtypes
+
+
+def test_the_quick_speed_profile_has_some_of_each_kind() -> None:
+    """Awkward ones by their channels, planes and rows; layers of networks in both memory formats."""
+    configs = grid("batch_norm_relu_speed")
+    quick = {shapes.parse(config.shape): config.occurrences for config in configs}
+    assert {1, 3, 18, 411} <= {shape.channels for shape in quick}
+    assert 880_802 in {shape.sizes[0] for shape in quick}
+    assert (7, 7) in {shape.sizes[2:] for shape in quick}
+    assert {shape.memory for shape, occurrences in quick.items() if occurrences} == set(shapes.MEMORY)

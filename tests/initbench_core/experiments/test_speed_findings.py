@@ -9,6 +9,7 @@ from initbench_core.experiments import batch_norm_relu_speed, training_step_spee
 from initbench_core.measurement.roofline import COPY
 from initbench_core.measurement.workload import PASSES
 from initbench_core.presentation import speed
+from initbench_core.presentation.finding import finding_of
 from initbench_core.records.schema import Record, scalar
 
 LABELS = ("4096x64 float32", "65536x64 float32", "16384x512 float32")
@@ -66,6 +67,19 @@ def test_a_median_over_some_of_the_shapes_says_so() -> None:
     (floors,) = [s for s in batch_norm_relu_speed.findings(records(1.3, 0.02)) if s.startswith("Time of forward")]
     assert floors.count(" (at 1 of 3)") == 1
     assert re.search(r"; torch.compile [\d.]+ \(at 1 of 3\);", floors)
+
+
+def test_latencies_are_told_at_both_ends_of_those_who_ran_both() -> None:
+    """In milliseconds: the compiled one ran at one shape, the smallest here."""
+    found = records(2.0, 0.0)
+    for record, num_bytes in zip(found, (1e6, 8e6, 4e6), strict=True):
+        record.measurements[-1] = scalar("size", "bytes", num_bytes)
+    (told,) = [s for s in batch_norm_relu_speed.findings(found) if s.startswith("Milliseconds")]
+    assert told == (
+        "Milliseconds of forward and backward at 4096x64 and 65536x64, the smallest and the largest tensor: "
+        "nn.BatchNorm, nn.ReLU 1 and 1; initbench, eager backend 0.5 and 0.5."
+    )
+    assert finding_of("latency", list(batch_norm_relu_speed.findings(found))) == told
 
 
 def test_what_was_measured_somewhere_is_not_called_missing() -> None:
