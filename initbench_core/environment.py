@@ -17,6 +17,11 @@ from initbench_core.errors import UserError
 
 PACKAGES = ("torch", "torchvision", "triton", "numpy", "scipy", "mlxtend")
 
+# What `describe` tells, and a report and a comparison need.
+DESCRIBED = (
+    "device", "device_name", "cores", "threads", "platform", "python", "cuda", "packages", "commit", "dirty",
+)  # fmt: skip
+
 # What changes with every edit of a document, or with the system's patches: said to the reader, and no part of the
 # fingerprint.
 INCIDENTAL = ("commit", "dirty", "platform")

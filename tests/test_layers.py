@@ -16,8 +16,8 @@ CORE, KERNELS = ROOT / "initbench_core", ROOT / "kernels" / "initbench_kernels"
 ALLOWED: dict[str, set[str]] = {
     "networks": set(),
     "measurement": {"networks"},
-    "records": set(),
     "environment": set(),
+    "records": {"environment"},
     "presentation": {"records", "measurement"},
     "comparison": {"records", "presentation"},
     "execution": {"records", "environment"},

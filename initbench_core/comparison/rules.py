@@ -37,11 +37,11 @@ RULES = (
     # Times of the project's own implementations beside eager PyTorch's; all others are there to compare with.
     _time(r"time\[(\w+), fused_\w+\]", "lower", reference=r"time[\1, eager]"),
     _time(r"fill_ms", "lower", reference="torch_ms"),
-    _time(r"(time|wall_time)\[.*\]|torch_ms"),
+    _time(r"(time|wall_time)\[.*\]|(torch|copy)_ms"),
     Rule(r"threads|target", is_of_the_machine=True),
     # Taken once in each training, which may run beside others.
     Rule(r"first_call\[.*\]|train_seconds|seconds_to_target|samples_per_second", is_compared=False),
-    Rule(r"(kept|peak)\[(.*, )?fused_\w+\]|step_memory", "lower", is_exact=True),
+    Rule(r"(kept|peak)\[(.*, )?fused_\w+\]|step_memory|fill_peak", "lower", is_exact=True),
     Rule(r"registers|(spill|shared)_bytes|accesses|(launches|bytes_per_element)(\[.*\])?", "lower", is_exact=True),
     Rule(r"(tile_)?access_bits", "higher", is_exact=True),
     _time(r"(.*_)?(ns|us|ms|seconds)", "lower"),

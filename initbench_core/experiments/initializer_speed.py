@@ -8,8 +8,9 @@ Expected: on a GPU the loop is bound by its launches, so a model of many small t
 1000-layer MLP, 5 for resnet50) and a single large tensor nothing (1.0). On two CPU threads and tensors of a million
 values or more: uniform at least as fast as torch's serial one, normal within a factor of 4 of torch's Box-Muller where
 the raw words come from torch's stateless operators, within 12 from plain integer arithmetic.
-Times are whole calls on the host's clock, a GPU's work included, in alternating pairs, more of them while the interval
-leaves a target undecided; ratios are medians over pairs.
+Times are whole calls on the host's clock, a GPU's work included, in turns with a copy of the same bytes, more of them
+while the interval leaves a target undecided; ratios are medians over rounds. A fill only writes, so its floor is half
+the copy's time. Its memory is what it holds beside the tensors, on one thread; each further thread holds as much.
 Source: the targets are this project's own; the generator is Philox4x32-10 of Salmon et al. 2011.
 """
 
@@ -22,9 +23,11 @@ import torch
 from matplotlib.figure import Figure
 
 from initbench_core.errors import check_choice
-from initbench_core.measurement.fills import STD, is_drawn, torch_loop, workload_tensors
+from initbench_core.measurement.fills import STD, copy_of, is_drawn, torch_loop, workload_tensors
 from initbench_core.measurement.goals import against, fill_goal, is_open
-from initbench_core.measurement.timing import Estimate, default_algorithms, estimate, paired_times_ms
+from initbench_core.measurement.memory import peak_bytes
+from initbench_core.measurement.roofline import Passes
+from initbench_core.measurement.timing import default_algorithms, estimate, paired_times_ms
 from initbench_core.presentation import plots, speed
 from initbench_core.presentation.statistics import Interval, ratio_text
 from initbench_core.records.schema import Emission, Measurement, Record, scalar
@@ -35,6 +38,8 @@ from initbench_kernels.random_fill.eager import Loads
 from initbench_kernels.random_fill.rows import check_rows
 
 TIMED = True
+# What a fill moves: every value is written once.
+PASSES = Passes(reads=0, writes=1)
 LARGEST = "tensor_100000000"
 DISTRIBUTIONS = ("uniform", "normal", "truncated_normal")
 
@@ -82,16 +87,18 @@ def run(config: Config, setting: Setting) -> Iterator[Emission]:
     check_choice("distribution", config.distribution, DISTRIBUTIONS)
     check_choice("contender", config.contender, CONTENDERS)
     tensors = workload_tensors(config.workload, setting.device)
-    ours = contender(tensors, config)
-    theirs = torch_loop(tensors, config.distribution)
+    calls = {"torch": torch_loop(tensors, config.distribution), "fill": contender(tensors, config)}
     elements, threads = sum(tensor.numel() for tensor in tensors.values()), torch.get_num_threads()
     stateless = config.contender != "plain_words" and has_stateless_words(torch.device("cpu"))
     goal = fill_goal(config.workload, config.distribution, stateless, setting.device, elements, threads)
+    timed = {**calls, "copy": copy_of(elements, setting.device)}
     with default_algorithms():
-        torch_ms, ours_ms = _times_ms(_finished(theirs, setting.device), _finished(ours, setting.device), goal, setting)
-    at = {"round": list(range(len(torch_ms)))}
-    yield Measurement("torch_ms", "ms", torch_ms, at)
-    yield Measurement("fill_ms", "ms", ours_ms, at)
+        times = _times_ms([_finished(call, setting.device) for call in timed.values()], goal, setting)
+    for name, samples in zip(timed, times.tolist(), strict=True):
+        yield Measurement(f"{name}_ms", "ms", samples, {"round": list(range(len(samples)))})
+    for name, call in calls.items():
+        yield scalar(f"{name}_peak", "bytes", _peak_bytes(call, setting.device))
+    yield scalar("size", "bytes", sum(tensor.nbytes for tensor in tensors.values()))
     yield scalar("elements", "1", elements)
     yield scalar("tensors", "1", len(tensors))
     yield scalar("threads", "1", threads)
@@ -99,16 +106,24 @@ def run(config: Config, setting: Setting) -> Iterator[Emission]:
         yield scalar("target", "1", goal)
 
 
-def _times_ms(
-    theirs: Callable[[], None], ours: Callable[[], None], goal: float | None, setting: Setting
-) -> list[list[float]]:
-    """Time both in turns, and again until the interval says whether the goal is met, up to a limit."""
+def _times_ms(calls: Sequence[Callable[[], None]], goal: float | None, setting: Setting) -> np.ndarray:
+    """Time the calls in turns, and again until the first over the second decides the goal, up to a limit."""
     rounds = setting.pick(smoke=2, quick=5, full=20)
     most = setting.pick(smoke=2, quick=40, full=100)
-    times = np.empty((2, 0))
+    times = np.empty((len(calls), 0))
     while not times.size or (goal is not None and times.shape[1] < most and is_open(times[0], times[1], goal)):
-        times = np.hstack([times, paired_times_ms(theirs, ours, rounds=rounds, min_ms=1.0)])
-    return times.tolist()
+        times = np.hstack([times, paired_times_ms(*calls, rounds=rounds, min_ms=1.0)])
+    return times
+
+
+def _peak_bytes(call: Callable[[], None], device: str) -> int:
+    """On one thread: what others allocate is not seen on the CPU."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return peak_bytes(call, device)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _rows(tensors: Mapping[str, torch.Tensor], distribution: str) -> list[Fill]:
@@ -146,25 +161,29 @@ def _samples(record: Record, metric: str) -> np.ndarray:
     return np.concatenate([m.values for m in record.measurements if m.metric == metric])
 
 
-def _ratio(record: Record) -> Estimate:
-    """How many times faster than the loop, over pairs."""
-    return estimate(_samples(record, "torch_ms") / _samples(record, "fill_ms"))
+def _only(record: Record, metric: str) -> float:
+    (value,) = _samples(record, metric)
+    return float(value)
 
 
 def table(records: Sequence[Record]) -> pd.DataFrame:
     """A row per workload, distribution and contender."""
     rows = []
     for record in records:
-        ratio = _ratio(record)
-        ours = estimate(_samples(record, "fill_ms"))
+        loop_ms, fill_ms, copy_ms = (_samples(record, f"{name}_ms") for name in ("torch", "fill", "copy"))
+        ratio, ours, size = estimate(loop_ms / fill_ms), float(np.median(fill_ms)), int(_only(record, "size"))
         rows.append(
             {
                 "workload": record.config["workload"],
                 "distribution": record.config["distribution"],
                 "contender": record.config["contender"],
-                "torch.nn.init, ms": estimate(_samples(record, "torch_ms")).median,
-                "fill, ms": ours.median,
-                "million values/s": _samples(record, "elements")[0] / ours.median / 1e3,
+                "torch.nn.init, ms": np.median(loop_ms),
+                "fill, ms": ours,
+                "million values/s": _only(record, "elements") / ours / 1e3,
+                "GB/s": PASSES.gbps(size, ours),
+                "time / floor": np.median(fill_ms / (PASSES.copies * copy_ms)),
+                "peak of fill / tensors": _only(record, "fill_peak") / size,
+                "peak of torch / tensors": _only(record, "torch_peak") / size,
                 "torch / fill": ratio.median,
                 "low": ratio.low,
                 "high": ratio.high,
@@ -181,6 +200,9 @@ def findings(records: Sequence[Record]) -> Iterator[str]:
     for (workload, contender), group in table(records).groupby(["workload", "contender"], sort=False):
         ratios = ", ".join(f"{row['distribution']} {_judged(row)}" for _, row in group.iterrows())
         yield f"{workload} by {contender}, times as fast as a loop of torch.nn.init (below 1: slower): {ratios}."
+    calls = table(records).query("contender == 'fill_'").groupby("distribution", sort=False)
+    floors = ", ".join(f"{name} {median:.2g}" for name, median in calls["time / floor"].median().items())
+    yield f"Time of fill_ over half a copy of the same bytes (it only writes), median over workloads: {floors}."
 
 
 def _judged(row: pd.Series) -> str:

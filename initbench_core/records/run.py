@@ -5,14 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from initbench_core.environment import DESCRIBED
 from initbench_core.errors import UserError
 from initbench_core.records.folder import MANIFEST, RunName, read_manifest
 from initbench_core.records.store import Content, read
-
-# What a report and a comparison say of the machine and the code.
-DESCRIBED = (
-    "device", "device_name", "cores", "threads", "platform", "python", "cuda", "packages", "commit", "dirty",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)

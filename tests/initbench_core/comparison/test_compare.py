@@ -360,8 +360,16 @@ def test_a_file_that_is_no_run_is_refused_though_the_other_folder_lacks_it(
 
 def test_every_recorded_metric_of_training_has_a_direction() -> None:
     """The names that the trainings and timings of the suite record."""
-    lower = ("final_train_loss", "validation_loss", "test_loss", "steps_to_target", "step_memory", "fill_ms")
+    lower = (
+        "final_train_loss",
+        "validation_loss",
+        "test_loss",
+        "steps_to_target",
+        "step_memory",
+        "fill_ms",
+        "fill_peak",
+    )
     for better, metrics in (("lower", lower), ("higher", ("test_accuracy", "largest_rate"))):
         for name in metrics:
             assert rule_for(name).better == better, name
-    assert rule_for("activation_mean").better is None
+    assert {rule_for(name).better for name in ("activation_mean", "copy_ms", "torch_ms", "torch_peak")} == {None}

@@ -1,5 +1,6 @@
 """What the initializer experiment says of its records: each ratio judged against its target."""
 
+import numpy as np
 import pytest
 
 from initbench_core.experiments import initializer_speed
@@ -22,12 +23,21 @@ def test_a_ratio_is_judged_by_its_interval(fill_ms: list[float], says: str) -> N
     measured = [
         Measurement("torch_ms", "ms", [10.0] * 5, at),
         Measurement("fill_ms", "ms", fill_ms, at),
+        Measurement("copy_ms", "ms", [4.0] * 5, at),
         scalar("elements", "1", 1e6),
+        scalar("size", "bytes", 4e6),
+        scalar("fill_peak", "bytes", 2e6),
+        scalar("torch_peak", "bytes", 0.0),
     ]
-    (judged,) = initializer_speed.findings([Record("e", config, "i", [*measured, scalar("target", "1", 1.0)])])
+    judged, floor = initializer_speed.findings([Record("e", config, "i", [*measured, scalar("target", "1", 1.0)])])
     assert says in judged
-    (without,) = initializer_speed.findings([Record("e", config, "i", measured)])
+    without, _ = initializer_speed.findings([Record("e", config, "i", measured)])
     assert "target" not in without
+    # Half the copy's 4 ms is what writing alone takes.
+    assert floor.endswith(f"median over workloads: uniform {np.median(fill_ms) / 2:.2g}.")
+    (row,) = initializer_speed.table([Record("e", config, "i", measured)]).to_dict("records")
+    assert row["GB/s"] == pytest.approx(4e6 / np.median(fill_ms) / 1e6)
+    assert (row["peak of fill / tensors"], row["peak of torch / tensors"]) == (0.5, 0)
 
 
 @pytest.mark.parametrize(

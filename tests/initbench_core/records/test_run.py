@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from initbench_core.environment import describe
+from initbench_core.environment import DESCRIBED, describe
 from initbench_core.errors import UserError
 from initbench_core.records.folder import ResultsFolder, RunName
-from initbench_core.records.run import DESCRIBED, command, read_run
+from initbench_core.records.run import command, read_run
 from initbench_core.records.schema import Failure, Record, scalar, to_line
 from initbench_core.records.store import RecordFile
 
