@@ -78,7 +78,7 @@ def has_stateless_uniform(device: torch.device) -> bool:
     """Whether torch's stateless uniform exists for `device` and gives the reference's numbers."""
     if not hasattr(torch.ops.aten, "_philox_uniform_"):
         return False
-    return _is_like_plain(stateless_uniform_, torch.empty(len(_SELF_CHECK), 512, device=device))
+    return _is_like_plain(stateless_uniform_, torch.empty(len(_SELF_CHECK), 512, dtype=torch.float32, device=device))
 
 
 def _is_like_plain(source: Callable[[torch.Tensor, torch.Tensor], None], found: torch.Tensor) -> bool:

@@ -14,6 +14,9 @@ import torch
 
 from initbench_kernels.random_fill.parameters import Parameters
 
+# What nearly every row has: a model has thousands, and other types cost them a question each.
+PLAIN = (torch.Tensor, torch.nn.Parameter)
+
 
 class Dimension(NamedTuple):
     """One dimension of a region: its size, and its steps in memory and in positions (elements)."""
@@ -76,6 +79,8 @@ def contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def is_dtensor(tensor: torch.Tensor) -> bool:
     """Whether `tensor` is a DTensor; nobody has one who did not import the module."""
+    if type(tensor) in PLAIN:
+        return False
     module = sys.modules.get("torch.distributed.tensor")
     return module is not None and isinstance(tensor, module.DTensor)
 

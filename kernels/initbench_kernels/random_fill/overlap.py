@@ -14,7 +14,7 @@ from initbench_kernels.random_fill.layout import Region
 
 
 def check_memory(regions: list[Region]) -> None:
-    """Refuse regions that share a place in memory with another, or several of whose elements share one.
+    """Refuse regions without memory, and those that share a place of it with another or among their own elements.
 
     Raises:
         ValueError: the message starts with the key.
@@ -22,7 +22,10 @@ def check_memory(regions: list[Region]) -> None:
     starts, ends = [], []
     for region in regions:
         tensor = region.tensor
-        start = tensor.data_ptr()
+        try:
+            start = tensor.data_ptr()
+        except RuntimeError:
+            raise _no_memory(region) from None
         starts.append(start)
         if tensor.is_contiguous():
             ends.append(start + tensor.nbytes)
@@ -35,10 +38,17 @@ def check_memory(regions: list[Region]) -> None:
                 )
     starts.sort()
     ends.sort()
+    if starts and not starts[0]:
+        raise _no_memory(next(region for region in regions if not region.tensor.data_ptr()))
     # Sorted apart: where the next range starts, as many have ended as have started, so none is still open.
     if any(map(gt, ends, starts[1:])):
         for group in _meeting(regions):
             _check_places(group)
+
+
+def _no_memory(region: Region) -> ValueError:
+    """What stands for other tensors (in a transform, a trace, a wrapper) has none; and no kernel may write to 0."""
+    return ValueError(f"{region.key!r}: is a {type(region.tensor).__name__} without memory of its own")
 
 
 def _span(tensor: torch.Tensor) -> int:

@@ -90,7 +90,7 @@ def philox4x32(
 @functools.lru_cache(maxsize=1 << 16)
 def key_hash(key: str | int) -> int:
     """Return the 64-bit hash of a key; a string and an integer never share their bytes."""
-    data = b"s" + key.encode() if isinstance(key, str) else b"i" + key.to_bytes(8, "little")
+    data = b"s" + key.encode(errors="surrogatepass") if isinstance(key, str) else b"i" + key.to_bytes(8, "little")
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
 
 

@@ -1,14 +1,14 @@
 """Rows of a fill: what a caller asks for, checked before anything is written."""
 
 import math
-import operator
 from collections.abc import Iterable
 from dataclasses import KW_ONLY, dataclass
+from numbers import Integral
 
 import torch
 from torch.nn.parameter import is_lazy
 
-from initbench_kernels.random_fill.layout import Region, boxes
+from initbench_kernels.random_fill.layout import PLAIN, Region, boxes
 from initbench_kernels.random_fill.overlap import check_memory
 from initbench_kernels.random_fill.parameters import (
     Parameters,
@@ -21,9 +21,6 @@ from initbench_kernels.random_fill.parameters import (
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 DISTRIBUTIONS = ("uniform", "normal", "truncated_normal", "constant")
-
-# What nearly every row has: a model has thousands, and other types cost them a question each.
-PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 # Positions stay far from the end of int64, so that no sum of them can wrap.
 LAST_POSITION = 1 << 62
@@ -78,13 +75,10 @@ def check_seed(seed: int) -> int:
 def _unsigned(number: object, width: int, name: str) -> int:
     if type(number) is int and 0 <= number < 1 << width:
         return number
-    try:
-        integer = operator.index(number)  # type: ignore[arg-type]
-    except TypeError:
-        raise ValueError(f"{name} must be an integer, got {number!r}") from None
-    if isinstance(number, bool) or not 0 <= integer < 1 << width:
+    # Python's and NumPy's: equal ones hash alike, which those of tensors do not.
+    if not isinstance(number, Integral) or isinstance(number, bool) or not 0 <= int(number) < 1 << width:
         raise ValueError(f"{name} must be an integer in [0, 2^{width}), got {number!r}")
-    return integer
+    return int(number)
 
 
 def check_rows(rows: Iterable[Fill]) -> list[Region]:
@@ -118,8 +112,8 @@ def _regions(row: Fill) -> list[Region]:
             raise ValueError("is not materialized yet: run the lazy module once")
     if tensor.dtype not in DTYPES:
         raise ValueError(f"expected a tensor of float32, float16, bfloat16 or float64, got {tensor.dtype}")
-    if tensor.layout != torch.strided:
-        raise ValueError(f"expected a strided tensor, got {tensor.layout}")
+    if tensor.layout is not torch.strided or tensor.is_nested:
+        raise ValueError(f"expected a strided tensor, got {'a nested one' if tensor.is_nested else tensor.layout}")
     if tensor.is_meta:
         raise ValueError("is on the meta device and has no memory: materialize it with to_empty() first")
     if tensor.is_inference() and not torch.is_inference_mode_enabled():
@@ -155,7 +149,8 @@ def _check_keys(rows: list[Fill]) -> None:
     """Two tensors of one key and two shapes want the same values in two places, unless they are disjoint slices."""
     seen: dict[str | int, list[tuple[tuple[int, ...], int, int]]] = {}
     for row in rows:
-        shape, start = tuple(row.tensor.shape), row.offset
+        # NumPy's small integers would overflow in the sum.
+        shape, start = tuple(row.tensor.shape), int(row.offset)
         stop = start + math.prod(shape)
         known = seen.setdefault(row.key, [])
         for other, other_start, other_stop in known:

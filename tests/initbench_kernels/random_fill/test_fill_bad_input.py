@@ -1,7 +1,9 @@
 """Bad input: a ValueError that names the key, and nothing written to any tensor of the call."""
 
 import math
+import warnings
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -63,6 +65,10 @@ BAD = {
     "offset too large": ([normal(offset=2**62 - 2)], "2\\^62"),
     "key used twice": ([normal(), normal(torch.ones(2, 2))], "shapes \\(4,\\) and \\(2, 2\\)"),
     "overlapping slices": ([normal(), normal(torch.ones(3), offset=3)], "used twice"),
+    "overlapping slices, the offset in 8 bits": (
+        [normal(torch.ones(100), offset=np.uint8(200)), normal(torch.ones(9), offset=250)],
+        "used twice",
+    ),
     "memory used twice": ([normal(SHARED, "good"), normal(SHARED)], "also filled by the row of key 'good'"),
     "memory shared in part": ([normal(BUFFER[:12], "good"), normal(BUFFER[5:17])], "row of key 'good'"),
     "memory shared in part, later row first": ([normal(BUFFER[5:17], "good"), normal(BUFFER[:12])], "of key 'good'"),
@@ -85,7 +91,7 @@ def test_bad_row_is_named_and_nothing_is_written(case):
     assert (BUFFER == 7.0).all()
 
 
-@pytest.mark.parametrize("seed", [-1, 2**64, 1.5, "1", None, True])
+@pytest.mark.parametrize("seed", [-1, 2**64, 1.5, "1", None, True, np.True_, torch.tensor(True)])
 def test_bad_seed_writes_nothing(seed):
     tensor = torch.full((4,), 7.0)
     with pytest.raises(ValueError, match="seed"):
@@ -93,12 +99,52 @@ def test_bad_seed_writes_nothing(seed):
     assert (tensor == 7.0).all()
 
 
-@pytest.mark.parametrize("key", [-1, 2**64, 1.5, None, True])
+@pytest.mark.parametrize("key", [-1, 2**64, 1.5, None, True, [1], np.array(1), torch.tensor(1)])
 def test_bad_key_writes_nothing(key):
     tensor = torch.full((4,), 7.0)
     with pytest.raises(ValueError, match="key must be an integer"):
         fill_([Fill(tensor, "normal", key)], seed=0)
     assert (tensor == 7.0).all()
+
+
+class Wrapper(torch.Tensor):
+    """Has others' memory, if any; what a fill asks of it fails."""
+
+    __torch_dispatch__ = None
+
+
+def stand_in(kind):
+    """A tensor that stands for others, as a transform, a trace or a wrapper has it."""
+    if kind == "fake":
+        from torch._subclasses.fake_tensor import FakeTensorMode
+
+        with FakeTensorMode():
+            return torch.empty(4)
+    if kind == "wrapper":
+        return torch.Tensor._make_wrapper_subclass(Wrapper, (4,))
+    found = []
+    torch.vmap(lambda x: found.append(x) or x)(torch.empty(2, 4))
+    return found[0]
+
+
+@pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor:UserWarning")
+@pytest.mark.parametrize("kind", ["fake", "wrapper", "batched"])
+def test_a_tensor_without_memory_of_its_own_is_named_and_nothing_is_written(kind):
+    before = torch.full((300_000,), 7.0)
+    with pytest.raises(ValueError, match=r"^'bad': is a .* without memory of its own"):
+        fill_([Fill(before, "uniform", "first"), normal(stand_in(kind))], seed=0)
+    assert (before == 7.0).all()
+
+
+@pytest.mark.parametrize("layout", [torch.strided, torch.jagged])
+def test_a_nested_tensor_is_named_and_nothing_is_written(layout):
+    before = torch.full((3,), 7.0)
+    with warnings.catch_warnings(action="ignore"):
+        nested = torch.nested.nested_tensor([torch.full((2,), 7.0), torch.full((3,), 7.0)], layout=layout)
+    with pytest.raises(ValueError, match=r"^'bad': expected a strided tensor, got a nested one"):
+        fill_([Fill(before, "normal", "first"), normal(nested)], seed=0)
+    assert (before == 7.0).all()
+    assert all((part == 7.0).all() for part in nested.unbind())
 
 
 def test_one_key_may_name_equal_shapes_and_disjoint_slices():

@@ -74,6 +74,18 @@ def test_changed_private_uniform_is_noticed(monkeypatch):
     assert bits.has_stateless_uniform(CPU)
 
 
+@needs_stateless
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_private_uniform_serves_under_any_default_dtype(dtype):
+    bits.has_stateless_uniform.cache_clear()
+    torch.set_default_dtype(dtype)
+    try:
+        assert bits.has_stateless_uniform(CPU)
+    finally:
+        torch.set_default_dtype(torch.float32)
+        bits.has_stateless_uniform.cache_clear()
+
+
 def test_words_follow_from_the_key_and_the_position():
     seed, key = 2**63 + 5, "layer.weight"
     positions = torch.tensor([0, 1, 2, 3, 4, 5, 2**34 + 3, 2**33 * 4 + 1])
@@ -86,7 +98,7 @@ def test_words_follow_from_the_key_and_the_position():
 
 
 def test_keys_of_strings_integers_and_seeds_differ():
-    keys = ["1", 1, "", 0, "0", "weight", "weight ", 2**64 - 1]
+    keys = ["1", 1, "", 0, "0", "weight", "weight ", 2**64 - 1, "\ud800", "\ud801"]
     assert len({reference.philox_key(seed, key) for seed in (0, 1, 2**32, 2**64 - 1) for key in keys}) == 4 * len(keys)
 
 

@@ -154,6 +154,19 @@ def test_the_default_device_does_not_matter(distribution):
         assert torch.equal(t, expected(t.shape, distribution, i, dtype=t.dtype, **CASES[distribution]))
 
 
+@pytest.mark.parametrize("default", [torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("distribution", CASES)
+def test_the_default_dtype_does_not_matter(distribution, default):
+    tensor, halves = torch.empty(300_000), torch.empty(3, 5, dtype=torch.float16).t()
+    torch.set_default_dtype(default)
+    try:
+        fill_([Fill(t, distribution, t.dim(), **CASES[distribution]) for t in (tensor, halves)], seed=SEED)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for t in (tensor, halves):
+        assert torch.equal(t, expected(t.shape, distribution, t.dim(), dtype=t.dtype, **CASES[distribution]))
+
+
 def test_degenerate_spreads_give_the_mean():
     for distribution in ("normal", "truncated_normal"):
         tensor = torch.full((100,), math.nan)
