@@ -6,7 +6,7 @@ sharding, the order of the layers or the layers beside it. All tensors are fille
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -16,7 +16,8 @@ from initbench_core.errors import ConfigError
 from initbench_core.networks.fans import WEIGHT_LAYERS, Fans, layer_fans, torch_fans
 from initbench_core.networks.gains import gain
 from initbench_core.networks.initializers import SCHEMES, Distribution, distribution, parse_scheme
-from initbench_core.networks.lsuv import check_lsuv, scale_layers_, unchanged_on_failure
+from initbench_core.networks.lsuv import check_lsuv, check_unsharded, scale_layers_, unchanged_on_failure
+from initbench_core.networks.named_parameters import named_parameters
 from initbench_core.networks.special_weights import dirac_weight, orthogonal_weight
 from initbench_kernels.backend import named_backend, resolve_backend
 from initbench_kernels.random_fill import Fill, FillPlan
@@ -35,9 +36,6 @@ MODES = ("fan_in", "fan_out", "fan_avg")
 # The scheme's own parameter, as an option.
 PARAMETER_OF = {"constant": "value", "normal": "std", "truncated_normal": "std", "uniform": "bound"}
 LSUV_OPTIONS = ("batch", "tolerance", "max_iterations")
-
-# Wrappers that put a word into parameter names: torch.compile, activation checkpointing.
-WRAPPER_PREFIXES = ("_orig_mod.", "_checkpoint_wrapped_module.")
 
 
 class Initialized(NamedTuple):
@@ -89,8 +87,9 @@ def initialize_(
     """Fill every parameter of a model in place: weights by the scheme, biases 0, normalization layers (1, 0).
 
     Running statistics are reset too, and a PReLU gets its slope back, so a model from the meta device is complete after
-    `to_empty()` and this call, provided that it has no other buffers. DTensor parameters (FSDP2, tensor parallel) get
-    the values of the unsharded model, without communication; a tied parameter is filled once, under its first name.
+    `to_empty()` and this call, provided that it has no other buffers (and that what was tied is tied again: to_empty()
+    unties). DTensor parameters (FSDP2, tensor parallel) get the values of the unsharded model, without communication;
+    a tied parameter is filled once, under its first name, and DistributedDataParallel and other wrappers change none.
 
     Args:
         module: the model, on any devices, in float32, float16, bfloat16 or float64, mixed as it may be.
@@ -107,7 +106,7 @@ def initialize_(
         others: what to do with a parameter of a layer that is neither Linear, Conv, ConvTranspose, PReLU nor a
             normalization: "raise", or "keep" its values.
         **options: the scheme's own parameter by name (`value`, `std` or `bound`, instead of "normal(0.01)"); for "lsuv"
-            `batch` [N, ...] and the `tolerance` and `max_iterations` of `lsuv.lsuv_`.
+            `batch` [N, ...] and the `tolerance` and `max_iterations` of `lsuv.lsuv_`, for models that are not sharded.
 
     Returns:
         What was done, one line a parameter, in the order of `named_parameters()`.
@@ -131,8 +130,11 @@ def initialize_(
     if others not in ("raise", "keep"):
         raise ConfigError(f"others must be 'raise' or 'keep', got {others!r}")
     gain(nonlinearity)
+    if lsuv_options:
+        check_unsharded(module)
     jobs = []
-    for parameter_name, parameter, owner, attribute in _parameters(module):
+    known = (*WEIGHT_LAYERS, *NORMALIZATIONS, nn.PReLU)
+    for parameter_name, parameter, owner, attribute in named_parameters(module, known):
         try:
             jobs.append(_job(parameter_name, parameter, owner, attribute, name, nonlinearity, choose, fans, others))
         except ValueError as error:
@@ -201,27 +203,6 @@ def _fan_choice(name: str, mode: str) -> Callable[[Fans], Fans]:
         return lambda fans: Fans(fans.fan_out, fans.fan_out)
     # A mean of two integers may end in one half; the formula takes it as well.
     return lambda fans: Fans(*[(fans.fan_in + fans.fan_out) / 2] * 2)  # type: ignore[arg-type]
-
-
-def _parameters(module: nn.Module) -> Iterator[tuple[str, nn.Parameter, nn.Module, str]]:
-    """Yield every parameter once: (first qualified name, parameter, layer that says what it is, name in that layer).
-
-    A parameter tied between an unknown layer and a known one (embedding and output layer) belongs to the known one.
-    """
-    names: dict[int, str] = {}
-    owners: dict[int, tuple[nn.Parameter, nn.Module, str]] = {}
-    known = (*WEIGHT_LAYERS, *NORMALIZATIONS, nn.PReLU)
-    for prefix, layer in module.named_modules():
-        for attribute, parameter in layer.named_parameters(recurse=False):
-            qualified = f"{prefix}.{attribute}" if prefix else attribute
-            for wrapper in WRAPPER_PREFIXES:
-                qualified = qualified.replace(wrapper, "")
-            names.setdefault(id(parameter), qualified)
-            owner = owners.get(id(parameter))
-            if owner is None or (isinstance(layer, known) and not isinstance(owner[1], known)):
-                owners[id(parameter)] = (parameter, layer, attribute)
-    for identity, (parameter, layer, attribute) in owners.items():
-        yield names[identity], parameter, layer, attribute
 
 
 def _job(

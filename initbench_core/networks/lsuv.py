@@ -10,6 +10,8 @@ from torch import nn
 
 from initbench_core.errors import ConfigError
 from initbench_core.networks.fans import WEIGHT_LAYERS
+from initbench_core.networks.named_parameters import named_parameters
+from initbench_kernels.random_fill.layout import is_dtensor
 from initbench_kernels.random_fill.parameters import as_float
 
 TOLERANCE, MAX_ITERATIONS = 0.02, 10
@@ -36,6 +38,17 @@ def check_lsuv(batch: object, tolerance: object = TOLERANCE, max_iterations: obj
         raise ConfigError(f"lsuv: tolerance must be finite and not negative, got {tolerance}")
     if not isinstance(max_iterations, Integral) or int(max_iterations) < 0:
         raise ConfigError(f"lsuv: max_iterations must be an integer that is not negative, got {max_iterations!r}")
+
+
+def check_unsharded(model: nn.Module) -> None:
+    """Refuse DTensor parameters: a rank sees part of a layer's output or of the data, and would scale by that part.
+
+    Raises:
+        ConfigError: the parameter is named.
+    """
+    for name, parameter, *_ in named_parameters(model, WEIGHT_LAYERS):
+        if is_dtensor(parameter):
+            raise ConfigError(f"lsuv: parameter {name!r} is sharded: scale the layers before that")
 
 
 @contextlib.contextmanager
@@ -66,10 +79,11 @@ def lsuv_(
         max_iterations: rescalings per layer; a linear layer without bias needs one.
 
     Raises:
-        ConfigError: an argument is not as described, or the model cannot take the batch. Whatever a forward pass
-            raises, parameters and buffers are then what they were.
+        ConfigError: an argument is not as described, the model is sharded or cannot take the batch. Whatever a forward
+            pass raises, parameters and buffers are then what they were.
     """
     check_lsuv(batch, tolerance, max_iterations)
+    check_unsharded(model)
     with unchanged_on_failure(model):
         scale_layers_(model, batch, tolerance, max_iterations)
 

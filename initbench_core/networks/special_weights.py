@@ -59,9 +59,11 @@ def dirac_weight(shape: tuple[int, ...], groups: int) -> Callable[[int], torch.T
         groups: groups along the first dimension, which they divide.
 
     Raises:
-        ConfigError: another number of dimensions.
+        ConfigError: another number of dimensions, or groups that do not divide the first.
     """
     check_shape("dirac", shape)
+    if shape[0] % groups:
+        raise ConfigError(f"a Dirac weight of {groups} groups needs as many parts, got shape {shape}")
 
     def make(_: int) -> torch.Tensor:
         return nn.init.dirac_(torch.empty(shape, device="cpu", dtype=torch.float32), groups)

@@ -240,6 +240,16 @@ def test_compiled_models_keep_the_names_of_the_plain_one():
     assert [line.name for line in table] == ["0.weight", "0.bias"]
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")  # torch 2.11's own
+@pytest.mark.parametrize("compiled", [[], ["inside"], ["outside"], ["inside", "outside"]], ids=", ".join)
+def test_replicas_keep_the_names_of_the_plain_model(compiled):
+    plain, model = nn.Sequential(nn.Linear(4, 4)), nn.Sequential(nn.Linear(4, 4))
+    wrapped = nn.DataParallel(torch.compile(model) if "inside" in compiled else model)
+    table = initialize_(torch.compile(wrapped) if "outside" in compiled else wrapped, seed=0)
+    assert table == initialize_(plain, seed=0)
+    assert equal(state(model), state(plain))
+
+
 @pytest.mark.filterwarnings("ignore:Initializing zero-element tensors:UserWarning")  # from torch's constructor
 def test_empty_weights_are_no_error():
     assert initialize_(nn.Linear(0, 3), "kaiming_normal", seed=0)[0].fan_in == 0
@@ -275,6 +285,11 @@ def shared_in_part(model: nn.Module) -> None:
     model[2].weight, model[2].bias = nn.Parameter(memory[:18].view(3, 6)), nn.Parameter(memory[16:19])
 
 
+def undivided_groups(model: nn.Module) -> None:
+    model[2] = nn.Conv1d(2, 4, 3, groups=2)
+    model[2].weight = nn.Parameter(torch.ones(3, 1, 3))
+
+
 def one_infinite(*shape: int) -> torch.Tensor:
     batch = torch.ones(shape)
     batch[-1, -1, -1] = -math.inf
@@ -289,6 +304,7 @@ BAD = {
     ),
     "fan of 1-D": ({}, one_dimensional, "2.weight"),
     "dirac on 2-D": ({"scheme": "dirac"}, None, "2.weight"),
+    "dirac in groups that do not divide": ({"scheme": "dirac"}, undivided_groups, r"'2.weight'.*2 groups.*\(3, 1, 3\)"),
     "1-D weight": ({}, lambda m: m.append(Scale()), r"'3.weight'.*1-D"),
     "embedding": ({}, lambda m: m.append(nn.Embedding(3, 3)), "3.weight"),
     "made from another": (

@@ -92,6 +92,44 @@ def check_initialize(sharded: nn.Module) -> None:
             assert torch.equal(found, plain.get_parameter(name)), (scheme, name)
 
 
+def check_after_a_forward_pass(sharded: nn.Module) -> None:
+    """FSDP2 leaves whole parameters in place then, which it throws away later: what is filled must stay."""
+    sharded(torch.ones(2, 6))
+    assert not any(isinstance(p, DTensor) for p in sharded[0].parameters(recurse=False))
+    initialize_(sharded, seed=SEED)
+    sharded.reshard()
+    plain = nn.Sequential(nn.Linear(6, 7))
+    initialize_(plain, seed=SEED)
+    for name, parameter in sharded.named_parameters():
+        assert torch.equal(parameter.full_tensor(), plain.get_parameter(name)), name
+    with pytest.raises(ValueError, match=r"'0.weight' is sharded"):
+        initialize_(sharded, "lsuv", seed=1, batch=torch.ones(2, 6))
+    for name, parameter in sharded.named_parameters():
+        assert torch.equal(parameter.full_tensor(), plain.get_parameter(name)), name
+
+
+class Tied(nn.Module):
+    """An embedding that is the output layer's weight, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.output = nn.Embedding(51, 8), nn.Linear(8, 51, bias=False)
+        self.output.weight = self.embedding.weight
+
+
+def check_tied(mesh) -> None:
+    sharded, plain = fully_shard(Tied(), mesh=mesh), Tied()
+    assert initialize_(sharded, seed=SEED) == initialize_(plain, seed=SEED)
+    assert sharded.output.weight is sharded.embedding.weight
+    assert torch.equal(sharded.output.weight.full_tensor(), plain.output.weight)
+
+
+def check_replicated() -> None:
+    replicated, plain = nn.parallel.DistributedDataParallel(model()), model()
+    assert initialize_(replicated, seed=SEED) == initialize_(plain, seed=SEED)
+    assert all(map(torch.equal, replicated.parameters(), plain.parameters()))
+
+
 def check_partial(mesh) -> None:
     tensor = DTensor.from_local(torch.full((4,), 7.0), mesh, [Partial()] * mesh.ndim, run_check=False)
     with pytest.raises(ValueError, match="partial sums"):
@@ -109,6 +147,9 @@ def main(rank: int, world_size: int, store_file: str) -> None:
     with torch.device("meta"):
         sharded = model()
     check_model(fully_shard(sharded, mesh=line))
+    check_after_a_forward_pass(fully_shard(nn.Sequential(nn.Linear(6, 7)), mesh=line))
+    check_tied(line)
+    check_replicated()
     with torch.device("meta"):
         parallel = model()
     check_model(parallelize_module(parallel, line, {"0": ColwiseParallel(), "2": RowwiseParallel()}))
