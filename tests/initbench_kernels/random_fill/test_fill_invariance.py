@@ -6,13 +6,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from random_fill_places import KEYS, SEEDS, Place, places
 
 from initbench_kernels import Fill, fill_
-from initbench_kernels.random_fill import schedule
+from initbench_kernels.random_fill import bits, eager, schedule
 
 DISTRIBUTIONS = ["uniform", "normal", "truncated_normal"]
-SEEDS = st.integers(0, 2**64 - 1)
-KEYS = st.one_of(st.text(max_size=20), st.integers(0, 2**64 - 1))
 quick = settings(max_examples=40, deadline=None, derandomize=True)
 
 
@@ -110,3 +109,28 @@ def test_thread_count_does_not_matter(distribution):
             assert torch.get_num_threads() == count
     finally:
         torch.set_num_threads(threads)
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(
+    places=st.lists(places(), min_size=1, max_size=6),
+    seed=SEEDS,
+    chunk=st.sampled_from([64, 68, 1000, schedule.CPU_CHUNK]),
+    threads=st.integers(1, 4),
+    words=st.sampled_from([bits.words_, bits.plain_words_]),
+)
+def test_values_depend_on_seed_key_and_position_alone(places: list[Place], seed, chunk, threads, words):
+    """Not on anything of the above, all varied at once, nor on where the words come from."""
+    before = torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(schedule, "_chunk_size", lambda device: chunk)
+        # Threads of their own for a handful of values, too.
+        patch.setattr(eager, "THREAD_SHARE", 1)
+        patch.setattr(eager, "LONG_DRAW", 1)
+        try:
+            torch.set_num_threads(threads)
+            eager.Loads([place.region for place in places]).fill_(seed, words=words)
+        finally:
+            torch.set_num_threads(before)
+    for place in places:
+        place.check(seed)
