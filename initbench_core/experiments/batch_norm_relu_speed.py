@@ -198,24 +198,10 @@ def findings(records: Sequence[Record]) -> Iterator[str]:
     what = "Time of forward and backward over a copy of the bytes that a fused pass must move, median over shapes"
     floors = speed.medians(rows[rows["pass"] == "fwd_bwd"], "time / floor", _titles())
     yield Finding(f"{what}: {floors}.", "roofline")
-    yield Finding(_latencies(rows), "latency")
+    yield Finding(speed.latencies(rows[rows["pass"] == "fwd_bwd"], _titles()), "latency")
     for quantity in (KEPT, PEAK):
         yield Finding(f"Memory {quantity}, median over shapes: {speed.medians(rows, quantity, _titles())}.", "memory")
     yield from _not_measured(rivals, records)
-
-
-def _latencies(rows: pd.DataFrame) -> str:
-    """Milliseconds at the smallest and at the largest tensor, of those who ran both."""
-    whole = rows[rows["pass"] == "fwd_bwd"].sort_values("MB", kind="stable")
-    times = whole.pivot_table(index="case", columns="implementation", values="ms", sort=False)
-    ends = list(dict.fromkeys([str(times.index[0]), str(times.index[-1])]))
-    at_ends = times.loc[ends].dropna(axis="columns")
-    said = "; ".join(
-        f"{title} {' and '.join(f'{ms:.2g}' for ms in at_ends[name])}"
-        for name, title in _titles().items()
-        if name in at_ends
-    )
-    return f"Milliseconds of forward and backward at {' and '.join(ends)}, the smallest and the largest tensor: {said}."
 
 
 def _not_measured(rivals: pd.DataFrame, records: Sequence[Record]) -> Iterator[str]:

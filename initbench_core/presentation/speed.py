@@ -137,6 +137,21 @@ def medians(rows: pd.DataFrame, column: str, titles: Mapping[str, str]) -> str:
     )
 
 
+def latencies(rows: pd.DataFrame, titles: Mapping[str, str]) -> str:
+    """Return the milliseconds of forward and backward at the smallest and the largest tensor, of those who ran both."""
+    times = rows.sort_values("MB", kind="stable").pivot_table(
+        index="case", columns="implementation", values="ms", sort=False
+    )
+    ends = list(dict.fromkeys([str(times.index[0]), str(times.index[-1])]))
+    at_ends = times.loc[ends].dropna(axis="columns")
+    said = "; ".join(
+        f"{title} {' and '.join(f'{ms:.2g}' for ms in at_ends[name])}"
+        for name, title in titles.items()
+        if name in at_ends
+    )
+    return f"Milliseconds of forward and backward at {' and '.join(ends)}, the smallest and the largest tensor: {said}."
+
+
 def summary(
     rows: pd.DataFrame, titles: Mapping[str, str], passes: Mapping[str, str], left_out: Mapping[str, str]
 ) -> pd.DataFrame:
