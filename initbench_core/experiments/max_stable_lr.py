@@ -46,6 +46,8 @@ from initbench_core.training.train import Recipe
 INITS = ("torch_default", "xavier_normal", "kaiming_normal")
 # log2 of the rates between which the search goes down.
 HIGHEST, LOWEST, STRIDE = 4.0, -12.0, 2.0
+# What is recorded of the training at each rate; one that neither works nor diverges stalls.
+BY_RATE = {"works": "1", "diverges": "1", "samples_per_second": "samples/s"}
 NAMES = {"none": "no BatchNorm", "before": "BatchNorm before ReLU", "after": "BatchNorm after ReLU"}
 
 
@@ -89,15 +91,15 @@ def run_together(configs: Sequence[Config], setting: Setting) -> list[list[Emiss
     limits = {"highest": HIGHEST, "lowest": LOWEST, "stride": STRIDE, "resolution": first.resolution}
     searches = [search_rate(**limits) for _ in configs]
     asked = {i: next(search) for i, search in enumerate(searches)}
-    tried: list[dict[float, bool]] = [{} for _ in configs]
+    tried: list[dict[float, list[float]]] = [{} for _ in configs]
     found = [math.nan] * len(configs)
     while asked:
         rate = max(asked.values())
         chosen = [i for i, wanted in asked.items() if wanted == rate]
-        for i, works in zip(chosen, _works([configs[i] for i in chosen], 2**rate, data, setting), strict=True):
-            tried[i][rate] = works
+        for i, trained in zip(chosen, _train([configs[i] for i in chosen], 2**rate, data, setting), strict=True):
+            tried[i][rate] = trained
             try:
-                asked[i] = searches[i].send(works)
+                asked[i] = searches[i].send(bool(trained[0]))
             except StopIteration as end:
                 found[i] = end.value
                 del asked[i]
@@ -105,19 +107,26 @@ def run_together(configs: Sequence[Config], setting: Setting) -> list[list[Emiss
         [
             *seen,
             scalar("largest_rate", "1", 2**rate),
-            Measurement("works", "1", list(map(float, of_seed.values())), {"log2_rate": list(of_seed)}),
+            *(
+                Measurement(metric, unit, list(values), {"log2_rate": list(of_seed)})
+                for (metric, unit), values in zip(BY_RATE.items(), zip(*of_seed.values(), strict=True), strict=True)
+            ),
         ]
         for seen, rate, of_seed in zip(looks, found, tried, strict=True)
     ]
 
 
-def _works(configs: Sequence[Config], rate: float, data: Data, setting: Setting) -> list[bool]:
-    """Train each for a short while; tell which have neither diverged nor stalled."""
+def _train(configs: Sequence[Config], rate: float, data: Data, setting: Setting) -> list[list[float]]:
+    """Train each for a short while; return what there is of `BY_RATE`."""
     recipe = _recipe(configs[0], rate)
     models = [seeded(_network, config, setting, data.train.x[0].numel()) for config in configs]
     trained = train_together(models, data, recipe, seeds=[config.seed for config in configs], setting=setting)
-    outcomes = [next(e.name for e in emissions if isinstance(e, Outcome)) for emissions in trained]
-    return [outcome not in ("stalled", "diverged") for outcome in outcomes]
+    rows = []
+    for emissions in trained:
+        outcome = next(e.name for e in emissions if isinstance(e, Outcome))
+        speeds = [e.values[0] for e in emissions if isinstance(e, Measurement) and e.metric == "samples_per_second"]
+        rows.append([float(outcome not in ("stalled", "diverged")), float(outcome == "diverged"), *speeds])
+    return rows
 
 
 def _recipe(config: Config, rate: float) -> Recipe:
@@ -137,11 +146,6 @@ def _rates(records: Sequence[Record]) -> pd.DataFrame:
     return frame.pivot(index="seed", columns=["depth", "init", "norm"], values="largest_rate")
 
 
-def _counted(rates: pd.DataFrame) -> pd.DataFrame:
-    """Let a rate beyond those searched count as the last one that was."""
-    return rates.clip(2**LOWEST, 2**HIGHEST)
-
-
 def _ratio(a: pd.Series, b: pd.Series) -> Ratio:
     return censored_ratio(a, b, lowest=2**LOWEST, highest=2**HIGHEST)
 
@@ -154,7 +158,7 @@ def _gain(rates: pd.DataFrame, depth: int, init: str, norm: str) -> Ratio:
 def table(records: Sequence[Record]) -> pd.DataFrame:
     """A row per configuration: the rate (geometric mean), and its paired ratio to no BatchNorm."""
     rates, seen = _rates(records), signs(records, "depth", "init", "norm")
-    counted, rows = _counted(rates), []
+    counted, rows = rates.clip(2**LOWEST, 2**HIGHEST), []  # a rate beyond those searched counts as the last that was
     depths = sorted(set(rates.columns.get_level_values("depth")))
     for depth, init, norm in itertools.product(depths, INITS, NORM_PLACES):
         rate = interval(counted[depth, init, norm], log=True)
@@ -231,7 +235,7 @@ def figures(records: Sequence[Record]) -> Mapping[str, Figure]:
         1, len(depths), title=f"Largest learning rate that learns: {data}, {len(rates)} seeds",
         width=max(9.0, 3.2 * len(depths)), height=3.4, sharey=True, sharex=True, squeeze=False,
     )  # fmt: skip
-    counted, left = _counted(rates), float(rates.where(rates > 0).min().min()) / 8
+    counted, left = rates.clip(2**LOWEST, 2**HIGHEST), float(rates.where(rates > 0).min().min()) / 8
     for panel, depth in zip(axes[0], depths, strict=True):
         for k, (norm, name) in enumerate(NAMES.items()):
             at = np.arange(len(INITS)) + 0.22 * (k - 1)
