@@ -28,17 +28,17 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from initbench_core.networks.models import ResidualBlock, mlp_weights
-from initbench_core.networks.residual import VARIANTS, FixupBlock, residual_network, second_moment
+from initbench_core.networks.residual import NORM_OF, VARIANTS, FixupBlock, residual_network, second_moment
 from initbench_core.presentation import plots
 from initbench_core.presentation.finding import Finding
 from initbench_core.presentation.signs import signs
 from initbench_core.presentation.statistics import interval, spread, verdict, wilson
 from initbench_core.presentation.story import Claim, do_train
 from initbench_core.records.frame import per_trial, tidy
-from initbench_core.records.schema import Emission, Measurement, Record
+from initbench_core.records.schema import Emission, Measurement, Record, scalar
 from initbench_core.training.data import Data, described
 from initbench_core.training.metrics import METRICS
-from initbench_core.training.probing import look
+from initbench_core.training.probing import geometric_factor, look
 from initbench_core.training.recipe import Recipe
 from initbench_core.training.setting import Setting
 from initbench_core.training.together import train_cell
@@ -49,8 +49,7 @@ RATES = {"none": (0.1, 0.01, 0.001, 0.0001), "batch_norm": (0.1, 0.01), "fixup":
 TARGET = 0.7
 NAMES = {"none": "no normalization", "batch_norm": "BatchNorm", "fixup": "Fixup", "skip_init": "SkipInit"}
 IN_WORDS = {name: f"with {title}" for name, title in NAMES.items()} | {"none": "without normalization"}
-# Test accuracy of a training that diverged.
-GUESS = 0.1
+GUESS = 0.1  # test accuracy of a training that diverged
 
 
 @dataclass(frozen=True)
@@ -88,8 +87,7 @@ def prepare(config: Config, setting: Setting) -> tuple[nn.Module, Data, Recipe]:
 
 def weights(config: Config) -> int:
     """Count the weights of a network: those of an MLP with two layers a block; the variants' single numbers are few."""
-    norm = "before" if config.variant == "batch_norm" else "none"
-    return mlp_weights(784, config.width, 2 * config.blocks + 1, 10, norm=norm)
+    return mlp_weights(784, config.width, 2 * config.blocks + 1, 10, norm=NORM_OF.get(config.variant, "none"))
 
 
 def run(config: Config, setting: Setting) -> Iterator[Emission]:
@@ -108,19 +106,24 @@ def _look(config: Config, models: Sequence[nn.Module], data: Data, recipe: Recip
     """Look at the networks, and follow the second moment over their blocks; once, for the start has no rate."""
     if config.lr != RATES[config.variant][0]:
         return [[] for _ in models]
-    return [[*found, _growth(model, data)] for model, found in zip(models, look(models, data, recipe), strict=True)]
+    looks = zip(models, look(models, data, recipe), strict=True)
+    return [[*seen, *_growth(config.variant, model, data)] for model, seen in looks]
 
 
 @torch.no_grad()
-def _growth(model: nn.Module, data: Data) -> Measurement:
-    """Follow the second moment over the blocks of the untrained network, from the input of the first, in float64."""
+def _growth(variant: str, model: nn.Module, data: Data) -> Iterator[Measurement]:
+    """Follow the second moment over the untrained network's blocks, from the first one's input, beside its law."""
     x, moments = data.train.x[:256].double(), []
-    for layer in copy.deepcopy(model).double().children():
+    for layer in list(copy.deepcopy(model).double().children())[:-1]:  # without the classifier
         x = layer(x)
         if isinstance(layer, (nn.Linear, ResidualBlock, FixupBlock)):
             moments.append(float(METRICS["second_moment"].function(x)))
-    of_blocks = moments[:-1]  # without the classifier's
-    return Measurement("block_second_moment", "1", of_blocks, {"block": list(range(len(of_blocks)))})
+    blocks = list(range(len(moments)))
+    law = [second_moment(variant, block, moments[0]) for block in blocks]
+    for metric, values in (("block_second_moment", moments), ("block_second_moment_theory", law)):
+        yield Measurement(metric, "1", values, {"block": blocks})
+    yield scalar("block_factor", "1", geometric_factor(moments))
+    yield scalar("block_factor_ratio", "1", geometric_factor(moments) / geometric_factor(law))
 
 
 def _best(records: Sequence[Record]) -> pd.DataFrame:
@@ -206,11 +209,10 @@ def claims(records: Sequence[Record]) -> Iterator[Claim]:
     theory = {"none": "the second moment doubles per block", "batch_norm": "it grows by 1 per block"}
     cells = {v: best[(best["blocks"] == blocks) & (best["variant"] == v)]["outcome"] for v in NAMES}
     trained = {variant: wilson(int((cell == "trained").sum()), len(cell)) for variant, cell in cells.items()}
-    helps = trained["batch_norm"].low > trained["none"].high
-    chapters = {"batch_norm": "batch_norm_adds" if helps else "batch_norm_does_not_help"}
+    chapter = "batch_norm_adds" if trained["batch_norm"].low > trained["none"].high else "batch_norm_does_not_help"
     for variant, cell in cells.items():
         yield Claim(
-            chapters.get(variant, "initialization"),
+            chapter if variant == "batch_norm" else "initialization",
             f"{blocks} residual blocks {IN_WORDS[variant]} {do_train(trained[variant])} on {data}: fraction of seeds "
             "that train at the best rate",
             trained[variant],
