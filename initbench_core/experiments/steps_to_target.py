@@ -15,12 +15,16 @@ again: most steps saved at 5 or 30 times the rate, and no gain from the rate wit
 Source: Ioffe & Szegedy 2015, section 4.2.1 and figure 3.
 """
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+import torch
 from matplotlib.figure import Figure
+from torch import nn
+from torch.nn.grad import conv2d_input
 
 from initbench_core.networks.models import plain_cnn
 from initbench_core.presentation import curves, plots
@@ -30,9 +34,9 @@ from initbench_core.presentation.signs import signs
 from initbench_core.presentation.statistics import wilson
 from initbench_core.presentation.story import Claim
 from initbench_core.records.frame import per_trial
-from initbench_core.records.schema import Emission, Record
+from initbench_core.records.schema import Emission, Measurement, Record, scalar
 from initbench_core.training.data import TRAINING_IMAGES, described
-from initbench_core.training.probing import look
+from initbench_core.training.probing import geometric_factor, look
 from initbench_core.training.seeding import initialize_for_
 from initbench_core.training.setting import Setting
 from initbench_core.training.train import Recipe, train
@@ -83,8 +87,45 @@ def run(config: Config, setting: Setting) -> Iterator[Emission]:
         model_metrics=("update_ratio",),
     )
     data = setting.data.load(config.data)
-    yield from look([model], data, recipe)[0]
+    seen = look([model], data, recipe)[0]
+    yield from seen
+    if config.norm == "none":
+        yield from _beside_theory(model, data.train.x[:BATCH], seen)
     yield from train(model, data, recipe, seed=config.seed, setting=setting)
+
+
+@torch.no_grad()
+def _beside_theory(model: nn.Module, x: torch.Tensor, seen: Sequence[Measurement]) -> Iterator[Measurement]:
+    """Predict the second moments of a padded CNN without BatchNorm by pixel: those at the border see fewer inputs.
+
+    Half of a pixel's second moment passes the ReLU, and the weights' mean squares carry it on: to all pixels under the
+    kernel forward, from them backward. The law is exact in the mean over He's weights. With BatchNorm a pixel's share
+    of the channel's variance depends on the images too: no law here.
+
+    Args:
+        model: of `plain_cnn`, as it starts.
+        x: the images that `seen` is of [N, 1, H, W].
+        seen: what `look` found.
+    """
+    first, *others = (copy.deepcopy(layer).double() for layer in model.modules() if isinstance(layer, nn.Conv2d))
+    maps = [first(x.to(first.weight).double()).square().mean(dim=1, keepdim=True)]
+    for conv in others:
+        kernel = conv.weight.square().mean(dim=0, keepdim=True).sum(dim=1, keepdim=True) / 2
+        maps.append(nn.functional.conv2d(maps[-1], kernel, stride=conv.stride, padding=conv.padding))
+    # All pixels weigh alike in the average behind the last layer; those that see no ink are 0 and pass nothing back.
+    gradients = [(maps[-1] > 0).double()]
+    for conv, below in zip(reversed(others), maps[-2::-1], strict=True):
+        kernel = conv.weight.square().mean(dim=1, keepdim=True).sum(dim=0, keepdim=True) / 2
+        above = conv2d_input(below.shape, kernel, gradients[-1], conv.stride, conv.padding)
+        gradients.append(above * (below > 0))
+    measured = {m.metric: m.values for m in seen}
+    forward, backward = ([float(at.mean()) for at in values] for values in (maps, gradients))
+    backward = [g / backward[0] * measured["gradient_second_moment"][-1] for g in backward]
+    axes = {"layer": list(range(1, len(maps) + 1))}
+    yield Measurement("second_moment_theory", "1", forward, axes)
+    yield Measurement("gradient_second_moment_theory", "1", backward[::-1], axes)
+    for way, theory in (("forward", forward), ("backward", backward)):
+        yield scalar(f"{way}_factor_ratio", "1", measured[f"{way}_factor"][0] / geometric_factor(theory))
 
 
 def _name(norm: str, times: int) -> str:

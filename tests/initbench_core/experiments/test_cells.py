@@ -23,11 +23,15 @@ from initbench_core.experiments import (
     steps_to_target,
     tanh_phase,
 )
+from initbench_core.networks.initialize import initialize_
+from initbench_core.networks.models import plain_cnn
 from initbench_core.presentation.finding import finding_of
 from initbench_core.presentation.plots import style
 from initbench_core.presentation.signs import signs
 from initbench_core.records.schema import Emission, Measurement, Outcome, Record, scalar
 from initbench_core.training.cell import Cell, cells, run_trial
+from initbench_core.training.probing import look
+from initbench_core.training.recipe import Recipe
 from initbench_core.training.setting import Setting
 from initbench_core.training.together import stack_size
 from tests import tolerances
@@ -110,6 +114,67 @@ def test_signs_are_means_over_what_was_recorded() -> None:
     assert found["a",] == {"dead units (fraction)": 0.25, "update / weight": pytest.approx(0.001)}
     assert found["b",] == {}
     assert signs(records[1:], "init")["b",] == {}
+
+
+def test_seconds_to_a_target_count_who_did_not_get_there() -> None:
+    """As the longest training of the configuration: one that diverges is short, and would look fast."""
+    timed = [(1.0, 1.5), (2.0, 3.0), (math.inf, 6.0), (math.inf, 0.1)]
+    records = [
+        trial("any", {"init": "a", "seed": seed}, seconds_to_target=taken, train_seconds=spent, samples_per_second=10.0)
+        for seed, (taken, spent) in enumerate(timed)
+    ]
+    (found,) = signs(records, "init").values()
+    assert found["seconds to target"] == "at least 3.8 (reached by 2 of 4)"
+    assert found["samples/s"] == pytest.approx(10)
+
+
+def test_residual_networks_beside_the_law_of_their_blocks() -> None:
+    """The law is of the mean over networks: the typical one without normalization stays below it."""
+    grid = Experiment("residual").grid(replace(SMOKE, profile="quick"))
+    ratios = {}
+    for variant in ("none", "batch_norm", "fixup", "skip_init"):
+        config = next(c for c in grid if (c.variant, c.blocks) == (variant, 30))
+        (seen,) = residual._look(config, *_prepared(config))
+        numbers = {m.metric: m.values for m in seen}
+        ratios[variant] = numbers["block_factor_ratio"][0]
+        assert len(numbers["block_second_moment_theory"]) == len(numbers["block_second_moment"]) == 31
+    assert ratios["none"] == pytest.approx(0.96, abs=tolerances.RESIDUAL_RELATIVE)
+    assert ratios["batch_norm"] == pytest.approx(1, abs=tolerances.RESIDUAL_RELATIVE)
+    assert ratios["fixup"] == ratios["skip_init"] == pytest.approx(1)
+
+
+def _prepared(config: residual.Config) -> tuple[list[nn.Module], Any, Any]:
+    model, data, recipe = residual.prepare(config, SMOKE)
+    return [model], data, recipe
+
+
+def test_padded_convolutions_beside_the_law_of_their_pixels() -> None:
+    """In the mean over networks. Without the borders it would be off by 0.18, without the pixels of no ink by 0.5."""
+    data, ratios = SMOKE.data.load("digits5k"), []
+    for seed in range(24):
+        model = plain_cnn(64, 5, 10)
+        initialize_(model, "kaiming_normal", seed=seed)
+        (seen,) = look([model], data, Recipe(1, lr=0.1, batch_size=16))
+        law = {m.metric: torch.tensor(m.values) for m in steps_to_target._beside_theory(model, data.train.x[:16], seen)}
+        measured = {m.metric: torch.tensor(m.values) for m in seen}
+        moments = ("second_moment", "gradient_second_moment")
+        ratios.append(torch.cat([measured[moment] / law[f"{moment}_theory"] for moment in moments]))
+        assert law["backward_factor_ratio"] == pytest.approx(1, abs=tolerances.PADDED)
+    assert torch.stack(ratios).mean(dim=0).tolist() == pytest.approx([1.0] * 10, abs=tolerances.PADDED)
+
+
+def test_a_search_tells_what_became_of_every_rate() -> None:
+    config = max_stable_lr.Config("digits5k", "normal(1)", "none", 2, 16, 1, 2.0, seed=0)
+    (emissions,) = max_stable_lr.run_together([config], SMOKE)
+    columns = {m.metric: m for m in emissions if isinstance(m, Measurement) and "log2_rate" in m.axes}
+    assert set(columns) == set(max_stable_lr.BY_RATE)
+    rates = columns["works"].axes["log2_rate"]
+    assert rates[0] == max_stable_lr.HIGHEST
+    assert columns["diverges"].values[0] == 1, "large weights at a rate of 16"
+    assert all(
+        not (works and fails) for works, fails in zip(*(columns[c].values for c in ("works", "diverges")), strict=True)
+    )
+    assert all(speed > 0 for speed in columns["samples_per_second"].values)
 
 
 def test_tanh_weights_have_the_variance_of_their_cell() -> None:

@@ -76,8 +76,9 @@ BOUNDED = {"saturating", "glorot_columns", "tanh_phase", "activation_bn"}
 @pytest.mark.parametrize("name", STUDY)
 def test_every_network_of_the_study_is_looked_at(results: ResultsFolder, name: str) -> None:
     wanted = AT_THE_START | (TRAINED if name != "max_stable_lr" else set())
-    # A residual network's own law is by block, and padding has none.
-    wanted |= BESIDE_THEORY if name not in ("residual", "steps_to_target") else set()
+    wanted |= {"works", "diverges", "samples_per_second"} if name == "max_stable_lr" else set()
+    # A residual network's own law is by block.
+    wanted |= BESIDE_THEORY if name != "residual" else {"block_second_moment_theory", "block_factor_ratio"}
     wanted |= {"saturated_fraction"} if name in BOUNDED else set()
     cells: dict[str, set[str]] = {}
     for record in records(results, name):
@@ -87,7 +88,10 @@ def test_every_network_of_the_study_is_looked_at(results: ResultsFolder, name: s
         if record.config.get("activation") in ("relu", "leaky_relu", "elu", "gelu"):
             cells[cell].add("saturated_fraction")
     for cell, found in cells.items():
-        assert wanted <= found, (cell, wanted - found)
+        # There is no law for padded convolutions with BatchNorm.
+        has_law = name != "steps_to_target" or "'norm': 'none'" in cell
+        missing = (wanted if has_law else wanted - BESIDE_THEORY) - found
+        assert not missing, (cell, missing)
 
 
 @pytest.mark.parametrize("name", names())
