@@ -44,6 +44,7 @@ from initbench_core.training.trial_log import batch_bounds
 
 RATE_PER_SAMPLE = 0.1 / 64
 TARGET = 0.7
+ERRORS = (0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1.0)
 ARMS = {"before": "BatchNorm before ReLU", "none": "no BatchNorm"}
 
 
@@ -173,7 +174,7 @@ def findings(records: Sequence[Record]) -> Iterator[str]:
     yield Finding(
         f"By paired intervals (n = {len(accuracies)}) BatchNorm lowers the test accuracy on {data} at batches of "
         f"{_listed(worse)}, raises it at {_listed(better)}, and is not told apart from none at {_listed(open_)}.",
-        "accuracy",
+        "error",
     )
     yield f"At equal samples seen BatchNorm changes it by {', '.join(parts)} samples in a batch."
     gaps = {b: float((of_batches[b, "before"] - accuracies[b, "before"]).mean()) for b in batches}
@@ -201,27 +202,29 @@ def claims(records: Sequence[Record]) -> Iterator[Claim]:
 
 
 def figures(records: Sequence[Record]) -> Mapping[str, Figure]:
-    """Test accuracy of each seed by batch size, with both kinds of statistics, and without BatchNorm."""
+    """Test error of each seed by batch size, with both kinds of statistics, and without BatchNorm."""
     frame = tidy(records)
     data, n = described(frame["data"].iloc[0]), frame["seed"].nunique()
-    figure, axes = plots.panels(1, 1, title=f"Test accuracy by batch size: {data}, {n} seeds", height=3.8)
+    figure, axes = plots.panels(1, 1, title=f"Test error by batch size, lower is better: {data}, {n} seeds", height=3.8)
     lines = (
         ("before", "test_accuracy", "BatchNorm, running statistics", "-"),
         ("before", "test_accuracy_of_batches", "same networks, statistics of batches", "--"),
         ("none", "test_accuracy", "no BatchNorm", "-"),
     )
     for norm, metric, name, dashes in lines:
-        wide = _accuracies(records, metric).xs(norm, axis=1, level="norm")
+        wide = 1 - _accuracies(records, metric).xs(norm, axis=1, level="norm")
         long = wide.melt(var_name="batch", value_name="value")
         color = plots.CYCLE[1 if norm == "before" else 0]
         axes.plot(long["batch"], long["value"], "o", color=color, ms=4, alpha=0.5, mfc=color if dashes == "-" else "w")
         axes.plot(wide.median(), color=color, ls=dashes, label=name)
-    plots.level(axes, 0.1, "a guess")
+    plots.level(axes, 0.9, "a guess")
     axes.set_xscale("log", base=2)
     batches = sorted(frame["batch"].unique())
     axes.set_xticks(batches, [str(b) for b in batches])
-    axes.set(ylim=(0, 1.0))
+    # On a log axis large batches, which differ by a percent, are told apart beside small ones.
+    axes.set(yscale="log", yticks=ERRORS, yticklabels=ERRORS)
+    axes.minorticks_off()
     rule = "equal samples seen; learning rate 0.1 at 64, in proportion"
-    plots.label(axes, x=f"batch size ({rule})", y="test accuracy (fraction)")
+    plots.label(axes, x=f"batch size ({rule})", y="test error (fraction)")
     axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    return {"accuracy": figure}
+    return {"error": figure}

@@ -142,5 +142,6 @@ def loss_panels(frame: pd.DataFrame, panel: str, arm: str, names: Mapping[str, s
     log_ticks(axes[0, 0].yaxis)
     figure.supxlabel("step", fontsize=10)
     figure.supylabel("training loss (nats)", fontsize=10)
-    axes[0, 0].legend(loc="lower left")
+    # Below all panels: in none of them is a place that lines leave free on every data set.
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=len(names))
     return figure
