@@ -146,15 +146,16 @@ def run(
 def plot(experiments: Names = None, out: Out = Path("results")) -> None:
     """Draw the figures again from the records."""
     from initbench_core import catalogue
-    from initbench_core.presentation.figures import draw_figures, why_none
+    from initbench_core.presentation.figures import draw_figures, runs_of, why_none
     from initbench_core.records.folder import ResultsFolder
 
     for name in experiments or ():
         catalogue.find(name)
     with ResultsFolder(out).existing() as folder:
-        paths = draw_figures(folder, experiments or None, catalogue.find)
+        runs = runs_of(folder, experiments or ())
+        paths = draw_figures(folder, runs, catalogue.find)
         if not paths:
-            raise UserError(why_none(folder, experiments or None))
+            raise UserError(why_none(folder, runs))
     for path in paths:
         typer.echo(path)
 

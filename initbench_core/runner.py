@@ -79,9 +79,8 @@ def run_experiments(
             for experiment, place in zip(experiments, where, strict=True):
                 with _named(experiment):
                     opened.append(_open(experiment, place, folder, setting, fresh=fresh))
-            measured = [run.records.path for run in opened]
-            others = [run for run in folder.recorded() if folder.records(run) not in measured]
-            read_runs(folder, others, catalogue.find)
+            measured = {run.name for run in opened}
+            read_runs(folder, [run for run in folder.recorded() if run not in measured], catalogue.find)
             for run in opened:
                 try:
                     with _named(run.experiment):
@@ -90,7 +89,7 @@ def run_experiments(
                     progress.finish([*run.records.warnings, str(error)], [])
                     missing.append(f"{run.experiment.name}: {error}")
                     continue
-                progress.finish(run.records.warnings, draw_figures(folder, [run.experiment.name], Experiment))
+                progress.finish(run.records.warnings, draw_figures(folder, [run.name], Experiment))
                 if run.records.failed:
                     failed.append(f"{len(run.records.failed)} of {run.experiment.name}")
             if len(missing) == len(experiments):
@@ -118,6 +117,7 @@ def _named(experiment: Experiment) -> Iterator[None]:
 class _Opened(NamedTuple):
     """An experiment that is about to run: its trials, and the file that their records go to."""
 
+    name: RunName
     experiment: Experiment
     place: Place
     setting: Setting
@@ -132,8 +132,9 @@ def _open(experiment: Experiment, place: Place, folder: ResultsFolder, setting: 
     described_place = {**place.environment, "backend": setting.backend}
     configs = experiment.grid(setting)
     data = sorted({config.data for config in configs if getattr(config, "data", "")})
+    name = RunName(experiment.name, setting.profile, place.device_slug)
     records = RecordFile(
-        folder.records(RunName(experiment.name, setting.profile, place.device_slug)),
+        folder.records(name),
         environment.identity(described_place, experiment.source, data, folder.token()),
         {
             "profile": setting.profile,
@@ -144,7 +145,7 @@ def _open(experiment: Experiment, place: Place, folder: ResultsFolder, setting: 
         },
         fresh=fresh,
     )
-    return _Opened(experiment, place, setting, configs, data, records)
+    return _Opened(name, experiment, place, setting, configs, data, records)
 
 
 def _measure(run: _Opened, options: Options, progress: Progress, checkpoints: Path | None) -> None:

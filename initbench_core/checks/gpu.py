@@ -134,7 +134,7 @@ def record_all(folder: ResultsFolder, start: float) -> list[Record]:
             records.append(record)
             _show(record)
     file.finish()
-    for line in [*file.warnings, folder.records(run), *draw_figures(folder, [NAME], lambda name: GpuCheck())]:
+    for line in [*file.warnings, folder.records(run), *draw_figures(folder, [run], lambda name: GpuCheck())]:
         print(line)
     return records
 

@@ -1,8 +1,9 @@
 """From records to figure files."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
+from initbench_core.errors import UserError
 from initbench_core.presentation import plots
 from initbench_core.presentation.finding import finding_of
 from initbench_core.presentation.section import Find, figure_path, not_told, origin, read_runs
@@ -11,15 +12,27 @@ from initbench_core.records.folder import ResultsFolder, RunName
 from initbench_core.records.run import command, read_run
 
 
-def draw_figures(folder: ResultsFolder, experiments: Collection[str] | None, find: Find) -> list[Path]:
-    """Draw every finished run of `experiments`, or of all that are recorded; return the files.
+def runs_of(folder: ResultsFolder, experiments: Collection[str]) -> list[RunName]:
+    """Return the recorded runs of these experiments, without any those of all.
+
+    Raises:
+        UserError: nothing is recorded of them.
+    """
+    runs = [run for run in folder.recorded() if not experiments or run.experiment in experiments]
+    if not runs:
+        raise UserError(f"no run of {', '.join(experiments)} in {folder.path}: `initbench run` it first")
+    return runs
+
+
+def draw_figures(folder: ResultsFolder, runs: Iterable[RunName], find: Find) -> list[Path]:
+    """Draw those of `runs` that are finished; return the files.
 
     Raises:
         UserError: one of the runs cannot be read (nothing is drawn), or cannot be drawn (`not_told`), or a figure
             cannot be written.
     """
     paths = []
-    for run, experiment, recorded in read_runs(folder, _runs(folder, experiments), find):
+    for run, experiment, recorded in read_runs(folder, runs, find):
         if not recorded.is_finished:
             continue
         records = recorded.content.records
@@ -42,11 +55,8 @@ def draw_figures(folder: ResultsFolder, experiments: Collection[str] | None, fin
     return paths
 
 
-def why_none(folder: ResultsFolder, experiments: Collection[str] | None) -> str:
-    """Return why `draw_figures` drew nothing, and the commands that change it, in one line."""
-    runs = _runs(folder, experiments)
-    if not runs:
-        return f"no run of {', '.join(experiments or ())} in {folder.path}: `initbench run` it first"
+def why_none(folder: ResultsFolder, runs: Sequence[RunName]) -> str:
+    """Return why `draw_figures` drew nothing of `runs`, and the commands that change it, in one line."""
     unfinished = [(run, recorded) for run in runs if not (recorded := read_run(folder.records(run), run)).is_finished]
     if not unfinished:
         return f"the failed trials of {', '.join(map(str, runs))} leave too little to draw: `initbench run` them again"
@@ -61,7 +71,3 @@ def why_none(folder: ResultsFolder, experiments: Collection[str] | None) -> str:
             f"`{command(run, manifest, folder.path)}`, with what other options it had, continues it"
         )
     return "; ".join(reasons)
-
-
-def _runs(folder: ResultsFolder, experiments: Collection[str] | None) -> list[RunName]:
-    return [run for run in folder.recorded() if experiments is None or run.experiment in experiments]

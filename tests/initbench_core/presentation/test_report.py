@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from initbench_core.errors import UserError
 from initbench_core.presentation import page, plots
-from initbench_core.presentation.figures import draw_figures
+from initbench_core.presentation.figures import draw_figures, runs_of
 from initbench_core.presentation.finding import Finding
 from initbench_core.presentation.report import write_report
 from initbench_core.presentation.section import collect, figure_path, origin
@@ -64,7 +64,7 @@ def record_toy(folder: ResultsFolder, run: RunName = RUN, trials: int = 4, exper
 def folder(tmp_path: Path) -> ResultsFolder:
     folder = ResultsFolder(tmp_path)
     record_toy(folder)
-    draw_figures(folder, ["toy"], lambda name: Toy())
+    draw_figures(folder, runs_of(folder, ["toy"]), lambda name: Toy())
     return folder
 
 
@@ -148,7 +148,7 @@ def test_figures_stand_in_the_order_of_the_findings(tmp_path: Path) -> None:
     """What shows the headline comes first, whatever its name."""
     folder = ResultsFolder(tmp_path)
     record_toy(folder)
-    draw_figures(folder, ["toy"], lambda name: Drawn())
+    draw_figures(folder, runs_of(folder, ["toy"]), lambda name: Drawn())
     (section,) = collect(folder, lambda name: Drawn()).sections
     assert list(section.figures) == ["start", "whole", "details", "ablation"]
 
@@ -228,9 +228,19 @@ def test_damaged_records_are_named_and_nothing_is_written(folder: ResultsFolder,
 def test_records_under_another_name_are_foreign(folder: ResultsFolder) -> None:
     """A copy of another experiment's records, named as this one's, would be shown as its results."""
     record_toy(folder, RunName("other", "quick", "cpu"), trials=4)
-    for write in (write_report, lambda *arguments: draw_figures(folder, ["other"], arguments[1])):
+    for write in (write_report, lambda *arguments: draw_figures(folder, runs_of(folder, ["other"]), arguments[1])):
         with pytest.raises(UserError, match=r"other-quick-cpu.jsonl holds records of toy, not of other"):
             write(folder, lambda name: Toy())
+
+
+def test_a_run_is_drawn_whatever_its_other_profiles_hold(folder: ResultsFolder) -> None:
+    """Hours of measuring do not end at a file that has nothing to do with them; the report names it."""
+    other = RunName("toy", "full", "cpu")
+    record_toy(folder, other)
+    folder.records(other).write_text("no record\n")
+    assert draw_figures(folder, [RUN], lambda name: Toy()) == [figure_path(folder, RUN, "losses")]
+    with pytest.raises(UserError, match=r"toy-full-cpu.jsonl is not a file of records"):
+        write_report(folder, lambda name: Toy())
 
 
 def test_a_damaged_figure_is_named(folder: ResultsFolder) -> None:
