@@ -140,7 +140,8 @@ def loss_panels(frame: pd.DataFrame, panel: str, arm: str, names: Mapping[str, s
             band(axis, chosen, "step", name=name, log=True, color=color)
         axis.set(yscale="log", title=value)
     log_ticks(axes[0, 0].yaxis)
-    figure.supxlabel("step", fontsize=10)
+    for axis in axes[-1]:
+        axis.set_xlabel("step")
     figure.supylabel("training loss (nats)", fontsize=10)
     # Below all panels: in none of them is a place that lines leave free on every data set.
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=len(names))
