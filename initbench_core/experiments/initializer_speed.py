@@ -93,7 +93,8 @@ def run(config: Config, setting: Setting) -> Iterator[Emission]:
     stateless = config.contender != "plain_words" and has_stateless_words(torch.device("cpu"))
     goal = fill_goal(config.workload, config.distribution, stateless, setting.device, elements, threads)
     with default_algorithms():
-        torch_ms, fill_ms = _times_ms(*(_finished(call, setting.device) for call in calls.values()), goal, setting)
+        theirs, ours = (_finished(call, setting.device) for call in calls.values())
+        torch_ms, fill_ms = _times_ms(theirs, ours, goal, setting)
         copy = _finished(copy_of(elements, setting.device), setting.device)
         (copy_ms,) = paired_times_ms(copy, rounds=_rounds(setting), min_ms=1.0).tolist()
     for name, samples in (("torch", torch_ms), ("fill", fill_ms), ("copy", copy_ms)):
@@ -120,7 +121,8 @@ def _times_ms(
     times = np.empty((2, 0))
     while not times.size or (goal is not None and times.shape[1] < most and is_open(times[0], times[1], goal)):
         times = np.hstack([times, paired_times_ms(theirs, ours, rounds=_rounds(setting), min_ms=1.0)])
-    return times.tolist()
+    result: list[list[float]] = times.tolist()
+    return result
 
 
 def _peak_bytes(call: Callable[[], None], device: str) -> int:
