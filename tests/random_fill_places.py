@@ -5,19 +5,13 @@ from typing import NamedTuple
 
 import torch
 from hypothesis import strategies as st
+from random_fill_cases import DTYPES, ROWS
 
 from initbench_kernels.random_fill import Fill, reference
 from initbench_kernels.random_fill.layout import Region, contiguous_strides
 from initbench_kernels.random_fill.rows import _parameters
 
 GUARD = 77.0
-DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-ROWS = {
-    "uniform": {"low": -0.3, "high": 0.1},
-    "normal": {"mean": 0.1, "std": 0.02},
-    "truncated_normal": {"std": 0.02, "a": -0.04, "b": 0.04},
-    "constant": {"value": 0.1},
-}
 # Among them ends of 31 and 32 bits, and where the second counter word begins.
 OFFSETS = (0, 1, 2, 2**31 - 3, 2**32 - 6, 2**34 - 150, 2**40 + 3)
 SEEDS = st.integers(0, 2**64 - 1)

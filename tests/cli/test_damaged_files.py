@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from interrupted import as_if_interrupted
 
 from initbench_core.experiments import overflow
 from initbench_core.records.schema import SCHEMA, Record, seal, to_line
@@ -184,10 +185,8 @@ def test_a_run_killed_in_mid_line_is_unfinished_and_continued(call: Call, tmp_pa
     arguments = ("run", "overflow", "--profile", "smoke", "--device", "cpu", "--out", tmp_path)
     call(*arguments)
     records = tmp_path / "runs" / "overflow-smoke-cpu.jsonl"
-    manifest = tmp_path / "runs" / "overflow-smoke-cpu.manifest.json"
-    finished = manifest.read_text()
     for lines in (0, 3):
-        manifest.write_text(finished.replace('"finished": true', '"finished": false'))
+        as_if_interrupted(records)
         whole = records.read_text().splitlines(keepends=True)
         records.write_text("".join([*whole[:lines], whole[lines][:50]]))
         assert call("report", "--out", tmp_path)[0] == 0

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from interrupted import as_if_interrupted
 
 from initbench_core.records.store import read
 from tests.cli.command import COMMAND, ENVIRONMENT, Call
@@ -115,9 +116,7 @@ def test_an_unfinished_run_is_named_and_not_drawn(call: Call, tmp_path: Path) ->
     arguments = ("run", "overflow", "--profile", "smoke", "--device", "cpu", "--out", tmp_path)
     call(*arguments)
     records = tmp_path / "runs" / "overflow-smoke-cpu.jsonl"
-    manifest = tmp_path / "runs" / "overflow-smoke-cpu.manifest.json"
-    records.write_text("".join(records.read_text().splitlines(keepends=True)[:3]))
-    manifest.write_text(manifest.read_text().replace('"finished": true', '"finished": false'))
+    as_if_interrupted(records, trials=3)
     assert call("report", "--out", tmp_path)[0] == 0
     assert "is unfinished: 3 of 8" in (tmp_path / "README.md").read_text()
     code, _, errors = call("plot", "--out", tmp_path)
@@ -135,16 +134,14 @@ def test_an_unfinished_sweep_that_cannot_be_continued_is_set_aside_only_when_ask
     arguments = ("run", "--profile", "smoke", "--device", "cpu", "--out", tmp_path)
     call(*arguments, "overflow")
     records = tmp_path / "runs" / "overflow-smoke-cpu.jsonl"
-    manifest = tmp_path / "runs" / "overflow-smoke-cpu.manifest.json"
-    records.write_text("".join(records.read_text().splitlines(keepends=True)[:3]))
-    manifest.write_text(manifest.read_text().replace('"finished": true', '"finished": false'))
+    as_if_interrupted(records, trials=3)
     (tmp_path / ".token").write_text("another folder\n")
-    before = records.read_bytes(), manifest.read_bytes()
+    before = records.read_bytes(), records.with_suffix(".manifest.json").read_bytes()
     code, _, errors = call(*arguments, "initializer_moments", "overflow")
     assert (code, errors.count("\n")) == (2, 1)
     assert f"{records} is an unfinished run (3 of 8 trials) that cannot be continued" in errors
     assert "measure anew with --fresh" in errors
-    assert (records.read_bytes(), manifest.read_bytes()) == before
+    assert (records.read_bytes(), records.with_suffix(".manifest.json").read_bytes()) == before
     assert not list((tmp_path / "runs").glob("initializer_moments*")), "refused before anything is measured"
     assert call(*arguments, "overflow", "--fresh")[0] == 0
     (older,) = (tmp_path / "runs" / "older").glob("*.jsonl")

@@ -13,20 +13,10 @@ import triton
 import triton.language as tl
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from random_fill_cases import CASES, DTYPES, SEED
 
 from initbench_kernels import Fill, FillPlan, fill_
 from initbench_kernels.random_fill import kernels, launch, reference, rows
-
-SEED = 0xFEDCBA9876543210
-CASES = {
-    "uniform": ("uniform", {"low": -0.3, "high": 0.1}),
-    "normal": ("normal", {"mean": 0.1, "std": 0.02}),
-    "truncated": ("truncated_normal", {"std": 0.02, "a": -0.04, "b": 0.04}),
-    "tail": ("truncated_normal", {"a": 5.0, "b": 6.0}),
-    "far tail": ("truncated_normal", {"a": -math.inf, "b": -9.0}),
-    "constant": ("constant", {"value": 0.1}),
-}
-DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
 
 
 def both(make, distribution, **numbers):

@@ -10,7 +10,8 @@ if os.environ.get("TRITON_INTERPRET") != "1":
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_fill_places import DTYPES, ROWS, SEEDS, Place, places
+from random_fill_cases import DTYPES, ROWS
+from random_fill_places import SEEDS, Place, places
 
 from initbench_kernels import Fill
 from initbench_kernels.random_fill import launch, reference, rows, table

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from interrupted import as_if_interrupted
 from scipy import stats
 
 from initbench_core import cli
@@ -292,11 +293,6 @@ def drop_manifest(file: Path) -> None:
     file.with_suffix(".manifest.json").unlink()
 
 
-def mark_unfinished(file: Path) -> None:
-    manifest = file.with_suffix(".manifest.json")
-    manifest.write_text(manifest.read_text().replace('"finished": true', '"finished": false'))
-
-
 def damage_manifest(file: Path) -> None:
     file.with_suffix(".manifest.json").write_text("[]")
 
@@ -323,7 +319,7 @@ def delete(file: Path) -> None:
         (make_foreign, "toy-quick-cpu.jsonl is not a file of records"),
         (drop_manifest, "has no toy-quick-cpu.manifest.json beside it"),
         (damage_manifest, "toy-quick-cpu.manifest.json is damaged"),
-        (mark_unfinished, "is unfinished: 2 of 2 trials are recorded"),
+        (as_if_interrupted, "is unfinished: 2 of 2 trials are recorded"),
         (rename_experiment, "toy-quick-cpu.jsonl of other: compare runs of one experiment"),
         (change_profile, "have no trial in common"),
         (delete, "name a file of records, a results folder, or a run in"),

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from interrupted import as_if_interrupted
 
 from initbench_core.environment import DESCRIBED, describe
 from initbench_core.errors import UserError
@@ -33,12 +34,6 @@ def path(tmp_path: Path) -> Path:
     file.append(Record("exp", {"seed": TRIALS - 1}, "here", [], failure=Failure("timeout", "longer than 1 s")))
     file.finish()
     return file.path
-
-
-def begin(path: Path) -> None:
-    """Make the run one that was interrupted."""
-    manifest = path.with_suffix(".manifest.json")
-    manifest.write_text(manifest.read_text().replace('"finished": true', '"finished": false'))
 
 
 def test_a_finished_run_has_all_its_trials_failed_ones_included(path: Path) -> None:
@@ -73,7 +68,7 @@ def test_more_trials_than_the_manifest_says(path: Path) -> None:
 
 
 def test_a_run_that_was_killed_may_lack_trials_and_half_a_line(path: Path) -> None:
-    begin(path)
+    as_if_interrupted(path)
     whole = path.read_text()
     for text, trials in (("", 0), (whole[:30], 0), (whole[:-30], 3), (whole, 4)):
         path.write_text(text)
@@ -83,7 +78,7 @@ def test_a_run_that_was_killed_may_lack_trials_and_half_a_line(path: Path) -> No
 
 
 def test_a_run_that_was_killed_is_held_against_its_name_all_the_same(path: Path) -> None:
-    begin(path)
+    as_if_interrupted(path)
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join([lines[0], "garbage\n", *lines[2:]]))
     with pytest.raises(UserError, match=r"is damaged in 1 of its lines \(2\)"):

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from random_fill_cases import CASES, DTYPES, SEED
 from torch import nn
 
 from initbench_core.networks import initialize_
@@ -11,17 +12,6 @@ from initbench_kernels import Fill, fill_
 from initbench_kernels.random_fill import bits, eager, rows
 
 pytestmark = pytest.mark.gpu
-
-SEED = 0xFEDCBA9876543210
-CASES = {
-    "uniform": ("uniform", {"low": -0.3, "high": 0.1}),
-    "normal": ("normal", {"mean": 0.1, "std": 0.02}),
-    "truncated": ("truncated_normal", {"std": 0.02, "a": -0.04, "b": 0.04}),
-    "tail": ("truncated_normal", {"a": 5.0, "b": 6.0}),
-    "far tail": ("truncated_normal", {"a": -math.inf, "b": -9.0}),
-    "constant": ("constant", {"value": 0.1}),
-}
-DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
 
 
 def tensors(device: str) -> list[torch.Tensor]:

@@ -8,19 +8,11 @@ import sys
 import pytest
 import scipy.stats
 import torch
+from random_fill_cases import DTYPES, ROWS, SEED
 from tolerances import CHANCE
 
 from initbench_kernels import Fill, FillPlan, fill_
 from initbench_kernels.random_fill import bits, eager, layout, parameters, reference, rows, schedule
-
-SEED = 0xFEDCBA9876543210
-CASES = {
-    "uniform": {"low": -0.3, "high": 0.1},
-    "normal": {"mean": 0.1, "std": 0.02},
-    "truncated_normal": {"std": 0.02, "a": -0.04, "b": 0.04},
-    "constant": {"value": 0.1},
-}
-DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
 
 
 def expected(shape, distribution, key="w", *, seed=SEED, dtype=torch.float32, offset=0, **numbers):
@@ -31,12 +23,12 @@ def expected(shape, distribution, key="w", *, seed=SEED, dtype=torch.float32, of
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("distribution", CASES)
+@pytest.mark.parametrize("distribution", ROWS)
 @pytest.mark.parametrize("shape", [(), (0,), (1,), (3, 5, 7), (70_001,)], ids=str)
 def test_fill_writes_the_values_of_the_specification(shape, distribution, dtype):
     tensor = torch.full(shape, math.nan, dtype=dtype)
-    fill_([Fill(tensor, distribution, "w", **CASES[distribution])], seed=SEED)
-    assert torch.equal(tensor, expected(shape, distribution, dtype=dtype, **CASES[distribution]))
+    fill_([Fill(tensor, distribution, "w", **ROWS[distribution])], seed=SEED)
+    assert torch.equal(tensor, expected(shape, distribution, dtype=dtype, **ROWS[distribution]))
 
 
 @pytest.mark.parametrize("distribution", ["uniform", "normal", "truncated_normal"])
@@ -143,28 +135,28 @@ def test_numbers_may_be_tensors_and_change_between_calls():
     assert torch.equal(twice, 2 * once)
 
 
-@pytest.mark.parametrize("distribution", CASES)
+@pytest.mark.parametrize("distribution", ROWS)
 def test_the_default_device_does_not_matter(distribution):
     """Not even the meta device, on which a helper tensor would have no values."""
     tensors = [torch.empty(5), torch.empty(300_000), torch.empty(3, 4).t(), torch.empty(7).half()]
     tensors += torch.empty(24).view(4, 6).split(2, dim=1)
     with torch.device("meta"):
-        fill_([Fill(t, distribution, i, **CASES[distribution]) for i, t in enumerate(tensors)], seed=SEED)
+        fill_([Fill(t, distribution, i, **ROWS[distribution]) for i, t in enumerate(tensors)], seed=SEED)
     for i, t in enumerate(tensors):
-        assert torch.equal(t, expected(t.shape, distribution, i, dtype=t.dtype, **CASES[distribution]))
+        assert torch.equal(t, expected(t.shape, distribution, i, dtype=t.dtype, **ROWS[distribution]))
 
 
 @pytest.mark.parametrize("default", [torch.float64, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("distribution", CASES)
+@pytest.mark.parametrize("distribution", ROWS)
 def test_the_default_dtype_does_not_matter(distribution, default):
     tensor, halves = torch.empty(300_000), torch.empty(3, 5, dtype=torch.float16).t()
     torch.set_default_dtype(default)
     try:
-        fill_([Fill(t, distribution, t.dim(), **CASES[distribution]) for t in (tensor, halves)], seed=SEED)
+        fill_([Fill(t, distribution, t.dim(), **ROWS[distribution]) for t in (tensor, halves)], seed=SEED)
     finally:
         torch.set_default_dtype(torch.float32)
     for t in (tensor, halves):
-        assert torch.equal(t, expected(t.shape, distribution, t.dim(), dtype=t.dtype, **CASES[distribution]))
+        assert torch.equal(t, expected(t.shape, distribution, t.dim(), dtype=t.dtype, **ROWS[distribution]))
 
 
 def test_degenerate_spreads_give_the_mean():
@@ -201,7 +193,7 @@ def test_small_tensors_share_loads(sizes):
 
 
 @pytest.mark.parametrize("chunk", [64, 1 << 18])
-@pytest.mark.parametrize("distribution", CASES)
+@pytest.mark.parametrize("distribution", ROWS)
 def test_tensors_that_are_alike_are_filled_each_with_its_own_values(distribution, chunk, monkeypatch):
     """Drawn and stored by shared calls: of one shape or another, one dtype or another, in any memory, cut or whole."""
     monkeypatch.setattr(schedule, "_chunk_size", lambda device: chunk)
@@ -209,7 +201,7 @@ def test_tensors_that_are_alike_are_filled_each_with_its_own_values(distribution
     tensors += [torch.full((5, 3, 2, 4), math.nan).to(memory_format=torch.channels_last) for _ in range(7)]
     tensors += [torch.full((90, 7), math.nan).t() for _ in range(3)]
     offsets = [i % 3 for i in range(len(tensors))]
-    numbers = CASES[distribution]
+    numbers = ROWS[distribution]
     fill_([Fill(t, distribution, i, offset=offsets[i], **numbers) for i, t in enumerate(tensors)], seed=SEED)
     for i, t in enumerate(tensors):
         assert torch.equal(t, expected(t.shape, distribution, i, dtype=t.dtype, offset=offsets[i], **numbers)), i
@@ -229,7 +221,7 @@ def test_tensors_that_are_alike_are_filled_each_with_its_own_values(distribution
 )
 def test_shards_hold_the_values_of_their_positions(shape, strides, bases, distribution, chunk, monkeypatch):
     monkeypatch.setattr(schedule, "_chunk_size", lambda device: chunk)
-    row = rows._parameters(Fill(torch.empty(0), distribution, "w", **CASES[distribution]))
+    row = rows._parameters(Fill(torch.empty(0), distribution, "w", **ROWS[distribution]))
     regions = [layout.Region(key, row, torch.full(shape, math.nan), base, strides) for key in "vw" for base in bases]
     eager.Loads(regions).fill_(SEED)
     steps = sum(
@@ -254,7 +246,7 @@ def test_parameters_that_require_grad_are_filled_and_autograd_notices():
 def test_thousands_of_tiny_tensors_of_many_kinds():
     sizes = [1 + i % 13 for i in range(3000)]
     tensors = [torch.full((n,), math.nan, dtype=DTYPES[i % 4]) for i, n in enumerate(sizes)]
-    kinds = [list(CASES)[i % 5 % 4] for i in range(3000)]
+    kinds = [list(ROWS)[i % 5 % 4] for i in range(3000)]
     fill_([Fill(t, kind, f"layer.{i}") for i, (t, kind) in enumerate(zip(tensors, kinds, strict=True))], seed=SEED)
     for i in (0, 1, 2, 3, 4, 17, 1003, 2998, 2999):
         assert torch.equal(tensors[i], expected((sizes[i],), kinds[i], f"layer.{i}", dtype=tensors[i].dtype))
