@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from initbench_core import environment
-from initbench_core.measurement.roofline import Passes
+from initbench_core.measurement.roofline import Passes, copy_of
 from initbench_core.measurement.timing import cuda_times_ms, paired_times_ms
 
 
@@ -81,9 +81,8 @@ def timed(benchmark: Any, device: str) -> Callable[..., None]:
 
 def _copy_ms(num_bytes: int, device: str) -> float:
     """Return the median time of a copy, of one read and one write of `num_bytes`, into memory that is there."""
-    source, target = (torch.zeros(num_bytes, dtype=torch.uint8, device=device) for _ in range(2))
-    times = cuda_times_ms if device == "cuda" else lambda copy: paired_times_ms(copy, rounds=10)[0]
-    return float(np.median(times(lambda: target.copy_(source))))
+    copy = copy_of(torch.zeros(num_bytes, dtype=torch.uint8, device=device))
+    return float(np.median(cuda_times_ms(copy) if device == "cuda" else paired_times_ms(copy, rounds=10)))
 
 
 def _rounds(call: Callable[[], object]) -> int:

@@ -8,11 +8,10 @@ import torch
 
 from initbench_core.experiments.initializer_speed import CONTENDERS, DISTRIBUTIONS, Config, contender
 from initbench_core.measurement.fills import STD, torch_loop, workload_tensors
-from initbench_core.measurement.roofline import Passes
+from initbench_core.measurement.roofline import FILL_PASSES
 
 WORKLOADS = ("tensor_1000000", "mlp_100x64")
 LOOP = "torch.nn.init"
-WRITTEN = Passes(0, 1)
 # Standard deviations of what is drawn: uniform on +-STD, normal, and normal cut off at two of its own.
 EXPECTED_STD = {"uniform": STD / math.sqrt(3), "normal": STD, "truncated_normal": 0.8796 * STD}
 # Five standard errors of a standard deviation over 400,000 values or more, of a normal.
@@ -39,4 +38,4 @@ def test_initializer(workload: str, distribution: str, name: str, timed: Callabl
         for key, tensor in tensors.items():
             torch.testing.assert_close(tensor.cpu(), expected[key], rtol=0.0, atol=0.0)
     num_bytes = sum(tensor.numel() * tensor.itemsize for tensor in tensors.values())
-    timed(fill, group=f"{distribution} fill, {workload}", dtype="float32", num_bytes=num_bytes, passes=WRITTEN)
+    timed(fill, group=f"{distribution} fill, {workload}", dtype="float32", num_bytes=num_bytes, passes=FILL_PASSES)

@@ -24,10 +24,10 @@ import torch
 from matplotlib.figure import Figure
 
 from initbench_core.errors import check_choice
-from initbench_core.measurement.fills import STD, copy_of, is_drawn, torch_loop, workload_tensors
+from initbench_core.measurement.fills import STD, is_drawn, torch_loop, workload_tensors
 from initbench_core.measurement.goals import against, fill_goal, is_open
 from initbench_core.measurement.memory import peak_bytes
-from initbench_core.measurement.roofline import Passes
+from initbench_core.measurement.roofline import FILL_PASSES, copy_of
 from initbench_core.measurement.timing import default_algorithms, estimate, paired_times_ms
 from initbench_core.presentation import plots, speed
 from initbench_core.presentation.statistics import Interval, ratio_text
@@ -39,8 +39,6 @@ from initbench_kernels.random_fill.eager import Loads
 from initbench_kernels.random_fill.rows import check_rows
 
 TIMED = True
-# What a fill moves: every value is written once.
-PASSES = Passes(reads=0, writes=1)
 LARGEST = "tensor_100000000"
 DISTRIBUTIONS = ("uniform", "normal", "truncated_normal")
 
@@ -95,7 +93,7 @@ def run(config: Config, setting: Setting) -> Iterator[Emission]:
     with default_algorithms():
         theirs, ours = (_finished(call, setting.device) for call in calls.values())
         torch_ms, fill_ms = _times_ms(theirs, ours, goal, setting)
-        copy = _finished(copy_of(elements, setting.device), setting.device)
+        copy = _finished(copy_of(torch.ones(elements, device=setting.device)), setting.device)
         (copy_ms,) = paired_times_ms(copy, rounds=_rounds(setting), min_ms=1.0).tolist()
     for name, samples in (("torch", torch_ms), ("fill", fill_ms), ("copy", copy_ms)):
         yield Measurement(f"{name}_ms", "ms", samples, {"round": list(range(len(samples)))})
@@ -114,7 +112,7 @@ def _rounds(setting: Setting) -> int:
 
 
 def _times_ms(
-    theirs: Callable[[], None], ours: Callable[[], None], goal: float | None, setting: Setting
+    theirs: Callable[[], object], ours: Callable[[], object], goal: float | None, setting: Setting
 ) -> list[list[float]]:
     """Time both in turns, and again until the interval says whether the goal is met, up to a limit."""
     most = setting.pick(smoke=2, quick=40, full=100)
@@ -125,7 +123,7 @@ def _times_ms(
     return result
 
 
-def _peak_bytes(call: Callable[[], None], device: str) -> int:
+def _peak_bytes(call: Callable[[], object], device: str) -> int:
     """On one thread: what others allocate is not seen on the CPU."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -154,7 +152,7 @@ def contender(tensors: Mapping[str, torch.Tensor], config: Config) -> Callable[[
     return lambda: Loads(check_rows(rows)).fill_(config.seed, words=plain_words_)
 
 
-def _finished(call: Callable[[], None], device: str) -> Callable[[], None]:
+def _finished(call: Callable[[], object], device: str) -> Callable[[], object]:
     """Return the call with a wait for the GPU behind it."""
     if device == "cpu":
         return call
@@ -189,8 +187,8 @@ def table(records: Sequence[Record]) -> pd.DataFrame:
                 "torch.nn.init, ms": np.median(loop_ms),
                 "fill, ms": ours,
                 "million values/s": _only(record, "elements") / ours / 1e3,
-                "GB/s": PASSES.gbps(size, ours),
-                "time / floor": ours / (PASSES.copies * np.median(copy_ms)),
+                "GB/s": FILL_PASSES.gbps(size, ours),
+                "time / floor": ours / (FILL_PASSES.copies * np.median(copy_ms)),
                 "peak of fill / tensors": _only(record, "fill_peak") / size,
                 "peak of torch / tensors": _only(record, "torch_peak") / size,
                 "torch / fill": ratio.median,

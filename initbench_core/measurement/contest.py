@@ -10,7 +10,7 @@ from torch import Tensor
 
 from initbench_core.measurement.goals import is_open
 from initbench_core.measurement.memory import peak_bytes, saved_bytes
-from initbench_core.measurement.roofline import COPY
+from initbench_core.measurement.roofline import COPY, copy_of
 from initbench_core.measurement.timing import paired_cuda_times_ms, paired_times_ms
 from initbench_core.measurement.workload import Workload
 from initbench_core.networks.implementations import (
@@ -54,7 +54,7 @@ class Contest:
     def call(self, name: str, pass_name: str) -> Callable[[], object]:
         """Return the call that is timed, of an implementation or of the copy."""
         if name == COPY:
-            return self.workload.copy()
+            return copy_of(self.workload.x.detach())
         return self.workload.call(IMPLEMENTATIONS[name], pass_name)
 
 

@@ -1,4 +1,4 @@
-"""What the fills are timed on, the parameters of models; a loop of torch.nn.init over them; and a copy of as much."""
+"""What the fills are timed on, the parameters of models; and a loop of torch.nn.init over them."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -31,16 +31,6 @@ def workload_tensors(workload: str, device: str) -> dict[str, torch.Tensor]:
 
         model = resnet50().to(device)
     return {name: parameter.detach() for name, parameter in model.named_parameters()}
-
-
-def copy_of(elements: int, device: str) -> Callable[[], None]:
-    """Return a copy of so many float32 values into memory that is there: what a machine does with as many bytes."""
-    source, target = torch.zeros(elements, device=device), torch.ones(elements, device=device)
-
-    def copy() -> None:
-        target.copy_(source)
-
-    return copy
 
 
 def is_drawn(tensor: torch.Tensor, tensors: Mapping[str, torch.Tensor]) -> bool:

@@ -4,7 +4,11 @@ Batch normalization and ReLU do a handful of operations per element, so memory a
 data sheet's bandwidth but a copy of the same bytes, measured in the same run.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
+
+import torch
+from torch import Tensor
 
 # The name under which the copy is timed beside implementations.
 COPY = "copy"
@@ -39,6 +43,15 @@ FUSED_PASSES = {
     "bwd": Passes(4, 1),
     "fwd_bwd": Passes(6, 2),
 }
+
+# A fill from a counter reads nothing.
+FILL_PASSES = Passes(0, 1)
+
+
+def copy_of(source: Tensor) -> Callable[[], object]:
+    """Return the call that bounds every pass: a copy of a tensor into memory that is there."""
+    target = torch.empty_like(source)
+    return lambda: target.copy_(source)
 
 
 def floor_ms(pass_name: str, copy_ms: float) -> float:

@@ -51,11 +51,6 @@ class Workload:
         for leaf in self._leaves:
             leaf.requires_grad_()
 
-    def copy(self) -> Callable[[], object]:
-        """Return the call that bounds every pass: a copy of x into memory that is there."""
-        source, target = self.x.detach(), torch.empty_like(self.x, requires_grad=False)
-        return lambda: target.copy_(source)
-
     def call(self, implementation: Implementation, pass_name: str) -> Callable[[], object]:
         """Return one pass of an implementation, all its overhead included; gradients are returned, not accumulated.
 
