@@ -238,9 +238,8 @@ def _draw_places(records: Sequence[Record]) -> Figure:
         published = [(a, 1 - v) for (a, place), v in CAFFENET128.items() if place == norm]
         places = [names.index(a) + 0.22 * (i - 1) for a, _ in published]
         plots.points(axes[2], places, [(v, np.nan, np.nan) for _, v in published], **look)
-    errors = (0.05, 0.07, 0.1, 0.2, 0.5, 1.0)
-    axes[0].set(yscale="log", yticks=errors, yticklabels=errors)
-    axes[0].minorticks_off()
+    axes[0].set_yscale("log")
+    plots.log_ticks(axes[0].yaxis, (0.05, 0.07, 0.1, 0.2, 0.5, 1.0))
     axes[1].set_ylim(0, 1.08 * budget)
     plots.level(axes[1], budget, "budget (hollow: not all seeds got there)")
     for panel, ticks in zip(axes, (ACTIVATIONS, ACTIVATIONS, names), strict=True):

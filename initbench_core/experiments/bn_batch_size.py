@@ -219,11 +219,10 @@ def figures(records: Sequence[Record]) -> Mapping[str, Figure]:
         axes.plot(wide.median(), color=color, ls=dashes, label=name)
     plots.level(axes, 0.9, "a guess")
     axes.set_xscale("log", base=2)
-    batches = sorted(frame["batch"].unique())
-    axes.set_xticks(batches, [str(b) for b in batches])
+    plots.log_ticks(axes.xaxis, sorted(frame["batch"].unique()))
     # On a log axis large batches, which differ by a percent, are told apart beside small ones.
-    axes.set(yscale="log", yticks=ERRORS, yticklabels=ERRORS)
-    axes.minorticks_off()
+    axes.set_yscale("log")
+    plots.log_ticks(axes.yaxis, ERRORS)
     rule = "equal samples seen; learning rate 0.1 at 64, in proportion"
     plots.label(axes, x=f"batch size ({rule})", y="test error (fraction)")
     axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))

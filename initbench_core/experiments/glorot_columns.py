@@ -197,9 +197,8 @@ def figures(records: Sequence[Record]) -> Mapping[str, Figure]:
     titles = ("measured, 5 layers of 100, 95%", "published: table 1, 5 layers of 1,000")
     for panel, lowest, text in zip(axes, (5, 1), titles, strict=True):
         panel.set_xticks(at, names, fontsize=8)
-        ticks = [tick for tick in (1, 2, 5, 10, 20, 50, 100) if tick >= lowest]
-        panel.set(yscale="log", yticks=ticks, yticklabels=ticks)
-        panel.minorticks_off()
+        panel.set_yscale("log")
+        plots.log_ticks(panel.yaxis, [tick for tick in (1, 2, 5, 10, 20, 50, 100) if tick >= lowest])
         plots.label(panel, x="", y="test error (%)", title=text)
     axes[1].legend(loc="upper left")
     return {"columns": figure}

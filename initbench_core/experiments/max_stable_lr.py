@@ -69,11 +69,8 @@ def grid(setting: Setting) -> Iterator[Config]:
     """Every initializer with every place of BatchNorm, shallow and deep."""
     depths = setting.pick(smoke=(2,), quick=(3, 20), full=(2, 3, 5, 10, 20, 50))
     width, epochs, resolution = setting.pick(smoke=(16, 1, 2.0), quick=(100, 1, 0.5), full=(100, 4, 0.25))
-    for seed in range(setting.seeds):
-        for depth in depths:
-            for init in INITS:
-                for norm in NORM_PLACES:
-                    yield Config(setting.data.images(), init, norm, depth, width, epochs, resolution, seed)
+    for seed, depth, init, norm in itertools.product(range(setting.seeds), depths, INITS, NORM_PLACES):
+        yield Config(setting.data.images(), init, norm, depth, width, epochs, resolution, seed)
 
 
 def run(config: Config, setting: Setting) -> Iterator[Emission]:
@@ -146,6 +143,11 @@ def _rates(records: Sequence[Record]) -> pd.DataFrame:
     return frame.pivot(index="seed", columns=["depth", "init", "norm"], values="largest_rate")
 
 
+def _counted(rates: pd.DataFrame) -> pd.DataFrame:
+    """Let a rate beyond those searched count as the last one that was."""
+    return rates.clip(2**LOWEST, 2**HIGHEST)
+
+
 def _ratio(a: pd.Series, b: pd.Series) -> Ratio:
     return censored_ratio(a, b, lowest=2**LOWEST, highest=2**HIGHEST)
 
@@ -158,7 +160,7 @@ def _gain(rates: pd.DataFrame, depth: int, init: str, norm: str) -> Ratio:
 def table(records: Sequence[Record]) -> pd.DataFrame:
     """A row per configuration: the rate (geometric mean), and its paired ratio to no BatchNorm."""
     rates, seen = _rates(records), signs(records, "depth", "init", "norm")
-    counted, rows = rates.clip(2**LOWEST, 2**HIGHEST), []  # a rate beyond those searched counts as the last that was
+    counted, rows = _counted(rates), []
     depths = sorted(set(rates.columns.get_level_values("depth")))
     for depth, init, norm in itertools.product(depths, INITS, NORM_PLACES):
         rate = interval(counted[depth, init, norm], log=True)
@@ -235,7 +237,7 @@ def figures(records: Sequence[Record]) -> Mapping[str, Figure]:
         1, len(depths), title=f"Largest learning rate that learns: {data}, {len(rates)} seeds",
         width=max(9.0, 3.2 * len(depths)), height=3.4, sharey=True, sharex=True, squeeze=False,
     )  # fmt: skip
-    counted, left = rates.clip(2**LOWEST, 2**HIGHEST), float(rates.where(rates > 0).min().min()) / 8
+    counted, left = _counted(rates), float(rates.where(rates > 0).min().min()) / 8
     for panel, depth in zip(axes[0], depths, strict=True):
         for k, (norm, name) in enumerate(NAMES.items()):
             at = np.arange(len(INITS)) + 0.22 * (k - 1)

@@ -252,8 +252,7 @@ def figures(records: Sequence[Record]) -> Mapping[str, Figure]:
     plots.label(axes[0], x="block", y="second moment behind the block", title="at initialization")
     plots.level(axes[1], GUESS, "a guess")
     axes[1].set(xscale="log", ylim=(0, 1))
-    axes[1].set_xticks(sorted(best["blocks"].unique()), [str(b) for b in sorted(best["blocks"].unique())], minor=False)
-    axes[1].minorticks_off()
+    plots.log_ticks(axes[1].xaxis, sorted(best["blocks"].unique()))
     steps = "one epoch" if best["epochs"].iloc[0] == 1 else f"{best['epochs'].iloc[0]} epochs"
     plots.label(axes[1], x="blocks (line: median)", y="test accuracy (fraction)", title=f"after {steps}, best rate")
     axes[0].legend()

@@ -225,9 +225,7 @@ def figures(records: Sequence[Record]) -> Mapping[str, Figure]:
     )
     curves.survival_curves(axes[0], {_name(*arm): steps[arm] for arm in ARMS}, budget)
     axes[0].legend(loc="upper center", bbox_to_anchor=(0.45, -0.16), ncols=2)
-    axes[0].set_xticks([s for s in (100, 200, 500, 1000, 2000, 5000) if s <= budget])
-    axes[0].xaxis.set_major_formatter("{x:.0f}")
-    axes[0].minorticks_off()
+    plots.log_ticks(axes[0].xaxis, [s for s in (100, 200, 500, 1000, 2000, 5000) if s <= budget])
     for i, arm in enumerate(ARMS[1:]):
         if arm in PUBLISHED_STEPS:
             published = PUBLISHED_STEPS[BASELINE] / PUBLISHED_STEPS[arm]
@@ -244,8 +242,7 @@ def figures(records: Sequence[Record]) -> Mapping[str, Figure]:
         )
     axes[1].axvline(1.0, color=plots.INK, lw=1.0, ls=(0, (4, 2)))
     axes[1].set(xscale="log", xlim=(0.5, 25), ylim=(len(ARMS) - 1.5, -0.6))
-    axes[1].set_xticks([0.5, 1, 2, 5, 10, 20], ["0.5", "1", "2", "5", "10", "20"])
-    axes[1].minorticks_off()
+    plots.log_ticks(axes[1].xaxis, [0.5, 1, 2, 5, 10, 20])
     axes[1].set_yticks(range(len(ARMS) - 1), [_name(*arm) for arm in ARMS[1:]])
     plots.label(axes[1], x="times fewer steps than the baseline (95% interval)", y="")
     axes[1].legend(loc="upper right")

@@ -132,11 +132,21 @@ def label(axes: Axes, *, x: str, y: str, title: str = "") -> None:
         axes.set_title(title)
 
 
-def log_ticks(axis: Axis) -> None:
-    """Put ticks on a log axis that has its limits: so few, and so short, that the labels of no range overlap.
+def log_ticks(axis: Axis, at: Iterable[float] = ()) -> None:
+    """Put ticks on a log axis, `at` the given places or, if it has its limits, so few that no labels overlap.
 
     matplotlib labels minor ticks as "4 x 10^0" once the range is narrow, one across the other.
     """
+    if places := list(at):
+        axis.set_ticks(places)
+        axis.set_minor_locator(NullLocator())
+    else:
+        _few_log_ticks(axis)
+    axis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _few_log_ticks(axis: Axis) -> None:
     low, high = axis.get_view_interval()
     decades = math.log10(high / low)
     if decades < 0.7:
@@ -145,8 +155,6 @@ def log_ticks(axis: Axis) -> None:
         axis.set_minor_locator(NullLocator())
     else:
         axis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 2 else (1,)))
-    axis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:g}"))
-    axis.set_minor_formatter(NullFormatter())
 
 
 def band(axes: Axes, frame: pd.DataFrame, x: str, *, name: str, log: bool = False, **line: Any) -> None:
