@@ -1,4 +1,4 @@
-"""Runs the tests of tests/interpreted, one process per file, under Triton's interpreter."""
+"""Runs the tests of tests/interpreted under Triton's interpreter, and rehearses those for a GPU: a process per file."""
 
 import os
 import subprocess
@@ -7,15 +7,17 @@ from pathlib import Path
 
 import pytest
 
-FOLDER = Path(__file__).parent / "interpreted"
+TESTS = Path(__file__).parent
+# The tests for a GPU are rehearsed: what they do where there is one is not to fail for a slip of their own.
+FILES = [*TESTS.glob("interpreted/test_*.py"), *TESTS.rglob("test_*_gpu.py")]
 
 
-@pytest.mark.parametrize("path", sorted(FOLDER.rglob("test_*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(FILES), ids=lambda path: path.stem)
 def test_interpreted(path: Path) -> None:
     """Every test in the file passes; its own report is shown where one does not."""
     command = [sys.executable, "-m", "pytest", str(path), "-q", "-p", "no:cacheprovider", "--durations=3"]
     environment = os.environ | {"TRITON_INTERPRET": "1"}
-    done = subprocess.run(command, cwd=FOLDER.parent.parent, env=environment, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=TESTS.parent, env=environment, capture_output=True, text=True)
     report = done.stdout + done.stderr
     print(report)
     # An exit status of 5 (no test collected) is a failure here as well.
