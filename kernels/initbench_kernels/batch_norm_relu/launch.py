@@ -41,6 +41,8 @@ class Tile(NamedTuple):
 # Static, so that no shape is ever re-tuned and no kernel that updates running statistics is run twice. Chosen from
 # register counts of offline builds (sm_80 to sm_100, 2026-11); not yet timed on any device. "wide" serves tensors
 # whose rows and channel blocks are multiples of 4 elements; elsewhere every element has an address in registers.
+# To be timed first: registers let 2 to 6 programs live on a multiprocessor of sm_90, so that a grid of 4 may end in a
+# wave that is partly empty; and a program has one tile in flight, for the next one is not fetched ahead.
 TILES = {
     ("fwd_stats", "wide"): Tile(num_bytes=8192, threads=256, programs=4),
     ("fwd_stats", "narrow"): Tile(num_bytes=2048, threads=256, programs=4),
