@@ -5,10 +5,13 @@ from torch import Tensor
 
 from initbench_kernels.batch_norm_relu.operators import in_transform
 
-# With more channels PyTorch's kernels fill a vector register; with shorter columns the small operations between the
-# large ones cost what those save. On one thread of AVX-512 float32 of 2**15 x 1 to 7 is 1.4 to 1.9 times as fast as the
-# pair, bfloat16 of 2**16 x 1 to 7 1.1 to 1.5 times, bfloat16 of 2**15 x 1 to 7 0.9 times.
-NARROW_CHANNELS, NARROW_COLUMN_BYTES = 8, 2**17
+# PyTorch's kernels walk a row by vector registers, and value by value what these leave over: all of a short row, a part
+# of one that is no multiple of 8. `narrow` has no such rest, but with more channels, or with shorter columns, the small
+# operations between its large ones cost what that saves. Times as fast as the pair, AVX-512 and AVX2, 2**15 to 2**19
+# rows: float32 of 1 to 15 channels 1.1 to 4, of 17 to 23 1.3 to 2.9 on two threads and 0.9 to 1.5 on one; float16 and
+# bfloat16 of 1 to 15 channels 0.9 to 2.8; multiples of 8, and half precision beyond 16, lose.
+NARROW_CHANNELS = {torch.float32: 23, torch.float16: 15, torch.bfloat16: 15}
+NARROW_COLUMN_BYTES = 2**17
 
 
 def is_narrow(x: Tensor) -> bool:
@@ -18,7 +21,8 @@ def is_narrow(x: Tensor) -> bool:
         # A compiler makes kernels of its own.
         and not torch.compiler.is_compiling()
         and x.shape[0] * x.element_size() >= NARROW_COLUMN_BYTES
-        and 0 < x.shape[1] < NARROW_CHANNELS
+        and x.shape[1] % 8 != 0
+        and x.shape[1] <= NARROW_CHANNELS.get(x.dtype, 0)
         and x.device.type == "cpu"
         and x.is_contiguous()
         # Subclasses and transforms have PyTorch's rules for PyTorch's call.
