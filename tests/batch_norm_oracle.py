@@ -67,7 +67,10 @@ class Case:
         self.bias = normal(channels) if self.affine else None
         self.running_mean = normal(channels)
         self.running_var = normal(channels).square() + 0.5
-        # Where rounding decides on which side of 0 a value falls, both gradients are right: none arrives there.
+        self.settle_signs()
+
+    def settle_signs(self) -> None:
+        """Let no gradient arrive where rounding decides on which side of 0 a value falls: either would be right."""
         self.dy[self._forward()[0].abs() <= 1e-5 * (1 + abs(self.mean))] = 0
 
     def expected(self) -> dict[str, Tensor]:

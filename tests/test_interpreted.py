@@ -9,7 +9,7 @@ import pytest
 
 TESTS = Path(__file__).parent
 # The tests for a GPU are rehearsed: what they do where there is one is not to fail for a slip of their own.
-FILES = [*TESTS.glob("interpreted/test_*.py"), *TESTS.rglob("test_*_gpu.py")]
+FILES = [*(TESTS / "interpreted").rglob("test_*.py"), *TESTS.rglob("test_*_gpu.py")]
 
 
 @pytest.mark.parametrize("path", sorted(FILES), ids=lambda path: path.stem)

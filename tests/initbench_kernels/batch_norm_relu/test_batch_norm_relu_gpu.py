@@ -132,10 +132,11 @@ def test_modules_match_eager_modules() -> None:
 
 def test_other_strides() -> None:
     """Sliced input, gradient in another layout."""
-    base = torch.randn(8, 16, 20, 20, device=DEVICE)
+    base = torch.randn(8, 16, 20, 20, generator=torch.Generator().manual_seed(0)).to(DEVICE)
     for x in (base[:, ::2], base[..., 1:-1], base.permute(3, 1, 0, 2)):
         case = Case(tuple(x.shape), device=DEVICE)
         case.x, case.dy = x, arrange(case.dy, "channels_last")
+        case.settle_signs()
         check_strided = run(case)
         expected = case.expected()
         for key, value in check_strided.items():
